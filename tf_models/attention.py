@@ -13,7 +13,7 @@ import ml_dtypes
 import tensorflow as tf
 from keras import ops
 
-from .layers import Block, Dense, Embedding, dropout
+from .layers import Block, Dense, Embedding, dims, dropout
 
 POSITION_EMBEDDING_TYPES = ("absolute", "relative_key", "relative_key_query")
 
@@ -63,7 +63,7 @@ def causal_mask(mask: Any, queries: Any) -> Any:
     Returns:
         `(batch, queries, keys)`.
     """
-    keys = ops.shape(mask)[1]
+    keys = dims(mask)[1]
     query_position = ops.arange(queries)[:, None] + (keys - queries)
     allowed = ops.arange(keys)[None, :] <= query_position
     return mask[:, None, :] * ops.cast(allowed, mask.dtype)
@@ -161,19 +161,19 @@ class SelfAttention(Block):
             weights = weights * ops.cast(head_mask, weights.dtype)
         # (batch, heads, sequence, head_dim) -> (batch, sequence, hidden)
         context = ops.swapaxes(ops.matmul(weights, value), 1, 2)
-        context = ops.reshape(context, (*ops.shape(context)[:2], self.heads * self.head_dim))
+        context = ops.reshape(context, (*dims(context)[:2], self.heads * self.head_dim))
         return context, weights if output_attentions else None, (key, value)
 
     def _split(self, x: Any) -> Any:
         """`(batch, sequence, hidden)` -> `(batch, heads, sequence, head_dim)`."""
-        x = ops.reshape(x, (*ops.shape(x)[:2], self.heads, self.head_dim))
+        x = ops.reshape(x, (*dims(x)[:2], self.heads, self.head_dim))
         return ops.swapaxes(x, 1, 2)
 
     def _relative_scores(self, query: Any, key: Any) -> Any | None:
         """Scores of the distances between queries and keys, scaled like the others."""
         if self.position_embedding_type == "absolute":
             return None
-        queries, keys = ops.shape(query)[2], ops.shape(key)[2]
+        queries, keys = dims(query)[2], dims(key)[2]
         key_position = ops.arange(keys)
         query_position = ops.arange(queries) + (keys - queries)
         distance = query_position[:, None] - key_position[None, :]

@@ -6,7 +6,7 @@ Differs: PyTorch has these in torch.nn.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -22,9 +22,23 @@ def empty_weights() -> Iterator[None]:
     """New weights get memory, but no values: for models whose weights are about to be loaded."""
     token = _EMPTY.set(True)
     try:
-        yield
+        with tf.variable_creator_scope(_named_alike):
+            yield
     finally:
         _EMPTY.reset(token)
+
+
+def _named_alike(create: Callable[..., tf.Variable], **options: Any) -> tf.Variable:
+    """TensorFlow makes a kernel for each name that a variable has had, which takes its time."""
+    if not tf.distribute.has_strategy():
+        options["name"] = "weight/"  # whatever scope it is in
+    return create(**options)
+
+
+def dims(x: Any) -> tuple[Any, ...]:
+    """The shape of a tensor; what is not known before it runs is a tensor."""
+    shape = tuple(x.shape)
+    return ops.shape(x) if None in shape else shape
 
 
 @keras.saving.register_keras_serializable("tf_models")
@@ -91,7 +105,7 @@ class Dense(keras.layers.Dense):
         """`(..., inputs)` -> `(..., units)`."""
         flat = ops.reshape(x, (-1, x.shape[-1]))
         y = tf.nn.bias_add(tf.matmul(flat, ops.convert_to_tensor(self.kernel)), self.bias)
-        return ops.reshape(y, (*ops.shape(x)[:-1], self.units))
+        return ops.reshape(y, (*dims(x)[:-1], self.units))
 
 
 class Embedding(keras.layers.Embedding):
@@ -127,7 +141,7 @@ class Embedding(keras.layers.Embedding):
             vectors = _gather_densely(table, flat)  # replicas do not know each other's rows
         else:
             vectors = _once_per_row(tf.gather(table, flat), flat, self.input_dim)
-        vectors = tf.reshape(vectors, (*ops.shape(ids), self.output_dim))
+        vectors = tf.reshape(vectors, (*dims(ids), self.output_dim))
         vectors = ops.cast(vectors, self.compute_dtype)
         if self.padding_idx is None:
             return vectors
@@ -219,7 +233,7 @@ class VocabularyProjection(Block):
         flat = ops.reshape(x, (-1, x.shape[-1]))
         y = tf.matmul(flat, ops.convert_to_tensor(self.embeddings), transpose_b=True)
         y = tf.nn.bias_add(y, self.bias)
-        return ops.reshape(y, (*ops.shape(x)[:-1], self.bias.shape[0]))
+        return ops.reshape(y, (*dims(x)[:-1], self.bias.shape[0]))
 
     def resize(self, words: int) -> None:
         """Gives the vocabulary another size; rows that both sizes have keep their values."""
