@@ -115,8 +115,8 @@ def begin(folder: str) -> None:
 
 def worker(kind: str, folder: str) -> None:
     if kind.startswith("floor"):
-        # The same imports as the others: memory that a process before has just given back is quicker
-        # to fill than what lay idle for the seconds that an import takes.
+        # The same imports as the others: memory that a process has just given back is quicker to
+        # fill than what lay idle for the seconds that an import takes.
         importlib.import_module("tensorflow" if "tf" in kind else "torch")
         begin(folder)
         floor(folder, kind == "floor tf")

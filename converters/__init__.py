@@ -375,5 +375,6 @@ def _tensors(weights: Checkpoint, model: Description, dtype: str | None) -> dict
 def _published(weights: Checkpoint, model: Description) -> Iterator[str]:
     """The keys; the published TF classes keep even the bare model inside a layer of its name."""
     front = {name.partition(".")[0] for name in weights}
-    drop = f"{front.pop()}." if model.is_base and len(front) == 1 else ""
+    prefix = model.family.prefix if model.family is not None and model.is_base else ""
+    drop = f"{prefix}." if front == {prefix} else ""
     return (name.removeprefix(drop) for name in weights)

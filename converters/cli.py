@@ -142,6 +142,15 @@ def export(
     max_answer_length: Annotated[
         int | None, typer.Option(help="Of a span, in tokens; by default 30.")
     ] = None,
+    num_beams: Annotated[
+        int | None, typer.Option(help="Of generated text; by default as the checkpoint says.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Of generated text; by default as the checkpoint says.")
+    ] = None,
+    num_return_sequences: Annotated[
+        int | None, typer.Option(help="How many texts; by default as the checkpoint says.")
+    ] = None,
     version: Annotated[int | None, typer.Option(help="By default the next one.")] = None,
 ) -> None:
     """Write a SavedModel for TF Serving: strings in, labels, fills or answers out."""
@@ -149,6 +158,9 @@ def export(
         "batch_sizes": batch_sizes,
         "top_k": top_k,
         "max_answer_length": max_answer_length,
+        "num_beams": num_beams,
+        "max_new_tokens": max_new_tokens,
+        "num_return_sequences": num_return_sequences,
         "version": version,
     }
     options = {name: value for name, value in options.items() if value is not None}

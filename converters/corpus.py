@@ -9,9 +9,10 @@ import io
 import re
 import sysconfig
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -119,21 +120,35 @@ def majority_share(labels: Iterable[object]) -> float:
     return max(counts.values()) / counts.total()
 
 
-def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> bytes:
-    """Train a Unigram model whose special pieces stand where RemBERT's tokenizers look for them.
+# Where the tokenizers look for their special pieces.
+REMBERT_PIECES = {
+    "pad_id": 0, "pad_piece": "[PAD]", "unk_id": 1, "unk_piece": "[UNK]", "bos_id": -1,
+    "eos_id": -1, "control_symbols": ["[CLS]", "[SEP]", "[MASK]"],
+}  # fmt: skip
+BERT_GENERATION_PIECES = {
+    "pad_id": 0, "pad_piece": "<pad>", "eos_id": 1, "eos_piece": "</s>", "bos_id": 2,
+    "bos_piece": "<s>", "unk_id": 3, "unk_piece": "<unk>", "user_defined_symbols": ["<::::>"],
+}  # fmt: skip
+
+
+def train_sentencepiece(
+    texts: Iterable[str], vocab_size: int, pieces: Mapping[str, Any] = REMBERT_PIECES
+) -> bytes:
+    """Train a Unigram model.
+
+    Args:
+        pieces: the special ones, `REMBERT_PIECES` or `BERT_GENERATION_PIECES`.
 
     Returns:
-        The bytes of a `sentencepiece.model`: `[PAD]` is 0, then `[UNK]`, `[CLS]`, `[SEP]`,
-        `[MASK]` and the pieces, `vocab_size` in all or fewer if the text has no more.
+        The bytes of a SentencePiece model with `vocab_size` pieces, or fewer if the text has no
+        more.
     """
     import sentencepiece
 
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts), model_writer=model, vocab_size=vocab_size,
-        hard_vocab_limit=False, pad_id=0, pad_piece="[PAD]", unk_id=1, unk_piece="[UNK]",
-        bos_id=-1, eos_id=-1, control_symbols=["[CLS]", "[SEP]", "[MASK]"], num_threads=1,
-        minloglevel=2,
+        hard_vocab_limit=False, num_threads=1, minloglevel=2, **pieces,
     )  # fmt: skip
     return model.getvalue()
 

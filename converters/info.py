@@ -10,7 +10,7 @@ from typing import Any
 
 from zoo import pretrained
 from zoo.checkpoint import Checkpoint, CheckpointError
-from zoo.configs import AutoConfig
+from zoo.configs import AutoConfig, PretrainedConfig
 
 from . import FORMATS, Description, describe, find, keras_format, load_class
 
@@ -51,7 +51,7 @@ def info(source: str | os.PathLike[str]) -> dict[str, Any]:
         "format": _format(origin.weights.name),
         "model_type": getattr(config, "model_type", None),
         "class": model.head,
-        "config": config.to_diff_dict() if config is not None else {},
+        "config": _stated(config) if config is not None else {},
         "parameters": 0,
         "bytes": 0,
         "dtypes": {},
@@ -166,3 +166,19 @@ def _size(nbytes: float) -> str:
             return f"{nbytes:.3g} {unit}"
         nbytes /= 1000
     return f"{nbytes:.3g} GB"
+
+
+def _stated(config: Any) -> dict[str, Any]:
+    """What a configuration says beyond defaults; that of a part has the part's name in front."""
+    values = {}
+    for name, value in config.to_diff_dict().items():
+        part = getattr(config, name, None)
+        if isinstance(part, PretrainedConfig):
+            # Files hold every field of a part.
+            usual = {field: default for field, (default, _) in PretrainedConfig._fields.items()}
+            for key, x in part.to_dict().items():
+                if key in part._family_fields or key not in usual or x != usual[key]:
+                    values[f"{name}.{key}"] = x
+        else:
+            values[name] = value
+    return values

@@ -77,7 +77,7 @@ def write_published(
 
     family, head = model.required()
     sources = {key: source for shard in shards for key, source in shard.items()}
-    prefix = f"{family.module}."
+    prefix = f"{family.prefix}." if family.prefix else ""
     if any(key.startswith(prefix) for key in sources):
         prefix = ""
     norms = {

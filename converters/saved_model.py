@@ -33,6 +33,9 @@ def export(
     top_k: int = 5,
     version: int | None = None,
     max_answer_length: int = 30,
+    num_beams: int | None = None,
+    max_new_tokens: int | None = None,
+    num_return_sequences: int | None = None,
     warmup: bool = True,
     tokenizer: Any = None,
 ) -> Path:
@@ -47,6 +50,8 @@ def export(
         top_k: how many fills, next tokens or answer spans are given.
         version: number of the version; by default the one after the highest that is there.
         max_answer_length: of an answer span, in tokens.
+        num_beams, max_new_tokens, num_return_sequences: of models that generate; by default as
+            their generation configuration says. A causal model gives the next token without them.
         warmup: whether to write warm-up requests.
         tokenizer: of `zoo.tokenizers`; by default what `AutoTokenizer` opens in `folder`.
 
@@ -62,6 +67,8 @@ def export(
     for name, value, least in (
         ("max_length", max_length, 1), ("top_k", top_k, 1),
         ("max_answer_length", max_answer_length, 1), ("version", version, 1),
+        ("num_beams", num_beams, 1), ("max_new_tokens", max_new_tokens, 1),
+        ("num_return_sequences", num_return_sequences, 1),
     ):  # fmt: skip
         if value is not None and (not isinstance(value, int) or value < least):
             raise ValueError(f"{name}: received {value!r}, expected a whole number from {least}")
@@ -71,12 +78,19 @@ def export(
     tokenizer = zoo.AutoTokenizer.from_pretrained(folder) if tokenizer is None else tokenizer
     from tf_models.text_heads import text_head
 
+    generate = {
+        "num_beams": num_beams,
+        "max_new_tokens": max_new_tokens,
+        "num_return_sequences": num_return_sequences,
+    }
+    generate = {name: value for name, value in generate.items() if value is not None}
     module = text_head(
         model,
         tokenizer,
         max_length=max_length,
         top_k=top_k,
         max_answer_length=max_answer_length,
+        generate=generate,
     )
     signatures = _signatures(module)
     description = {
@@ -86,6 +100,7 @@ def export(
         "max_length": max_length,
         "top_k": top_k,
         "max_answer_length": max_answer_length,
+        "generate": generate,
         "batch_sizes": sizes,
         "labels": [model.config.id2label[i] for i in range(model.config.num_labels)],
         "signatures": {name: _described(module, name, f) for name, f in signatures.items()},

@@ -155,23 +155,20 @@ def make_inputs(config: Any, head: str, seed: int) -> dict[str, np.ndarray]:
         Arrays by argument name; ids `(batch, sequence)`, or `(batch, choices, sequence)`.
     """
     draw = np.random.default_rng(seed)
-    sequence = max(min(23, config.max_position_embeddings - 1 | 1), 1)
-    choices = (4,) if head.endswith("ForMultipleChoice") else ()
-    shape = (3, *choices, sequence)
-    lengths = draw.integers(1, sequence + 1, shape[:-1])
-    lengths.flat[0] = sequence
-    mask = (np.arange(sequence) < lengths[..., None]).astype(np.int64)
-    ids = draw.integers(0, config.vocab_size, shape)
-    types = np.arange(sequence) * config.type_vocab_size // lengths[..., None]
-    inputs = {
-        "input_ids": np.where(mask == 1, ids, config.pad_token_id or 0),
-        "attention_mask": mask,
-        "token_type_ids": np.minimum(types, config.type_vocab_size - 1),
-    }
+    if config.is_encoder_decoder:
+        inputs = _text(config.encoder, draw)
+        given = {f"decoder_{name}": value for name, value in _text(config.decoder, draw).items()}
+        ids, mask = given["decoder_input_ids"], given["decoder_attention_mask"]
+        inputs |= given
+    else:
+        choices = (4,) if head.endswith("ForMultipleChoice") else ()
+        inputs = _text(config, draw, choices)
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    lengths, shape = mask.sum(-1), ids.shape
     if config.is_decoder and config.add_cross_attention:
         inputs["encoder_hidden_states"] = draw.normal(size=(3, 7, config.hidden_size))
         inputs["encoder_attention_mask"] = (np.arange(7) < [[7], [4], [1]]).astype(np.int64)
-    if head.endswith(("ForMaskedLM", "ForCausalLM")):
+    if head.endswith(("ForMaskedLM", "ForCausalLM", "Decoder", "EncoderDecoderModel")):
         skipped = (mask == 0) | (draw.random(shape) < 0.5)
         skipped[0, :3] = False
         inputs["labels"] = np.where(skipped, -100, ids)
@@ -189,6 +186,27 @@ def make_inputs(config: Any, head: str, seed: int) -> dict[str, np.ndarray]:
         name: value.astype(np.float32 if value.dtype.kind == "f" else np.int64)
         for name, value in inputs.items()
     }
+
+
+def _text(
+    config: Any, draw: np.random.Generator, choices: tuple[int, ...] = ()
+) -> dict[str, np.ndarray]:
+    """Ids, mask and, where there are any, types of a padded batch."""
+    sequence = max(min(23, config.max_position_embeddings - 1 | 1), 1)
+    shape = (3, *choices, sequence)
+    lengths = draw.integers(1, sequence + 1, shape[:-1])
+    lengths.flat[0] = sequence
+    mask = (np.arange(sequence) < lengths[..., None]).astype(np.int64)
+    ids = draw.integers(0, config.vocab_size, shape)
+    inputs = {
+        "input_ids": np.where(mask == 1, ids, config.pad_token_id or 0),
+        "attention_mask": mask,
+    }
+    if "type_vocab_size" in config._fields:
+        types = config.type_vocab_size
+        found = np.arange(sequence) * types // lengths[..., None]
+        inputs["token_type_ids"] = np.minimum(found, types - 1)
+    return inputs
 
 
 def _class_labels(config: Any, draw: np.random.Generator) -> np.ndarray:
@@ -230,9 +248,11 @@ def _run_torch(folder: Any, head: str | None, seed: int) -> _Results:
             if name in outputs
         )
     loss.backward()
+    tied = model.tied_weights()
     gradients = {
         name: np.zeros(tuple(p.shape), np.float32) if p.grad is None else p.grad.numpy()
-        for name, p in model.named_parameters()
+        for name, p in model.named_parameters(remove_duplicate=False)
+        if name not in tied
     }
     return {
         "output": {name: value.detach().numpy() for name, value in outputs.items()},
@@ -279,7 +299,7 @@ def _run_keras(folder: Any, head: str | None, seed: int) -> _Results:
 
 
 def _without_cache(config: Any) -> dict[str, bool]:
-    return {"use_cache": False} if config.is_decoder else {}
+    return {"use_cache": False} if config.is_decoder or config.is_encoder_decoder else {}
 
 
 def _flat(output: Mapping[str, Any]) -> dict[str, Any]:

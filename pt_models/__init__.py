@@ -6,9 +6,18 @@ from .auto import (
     AutoModelForMaskedLM,
     AutoModelForMultipleChoice,
     AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
+from .bert_generation import (
+    BertGenerationDecoder,
+    BertGenerationEncoder,
+    BertGenerationPreTrainedModel,
+)
+from .encoder_decoder import EncoderDecoderModel
+from .generation import GenerationMixin
+from .logits import LogitsProcessor, LogitsProcessorList
 from .modeling import PreTrainedModel
 from .rembert import (
     RemBertForCausalLM,
@@ -27,8 +36,16 @@ __all__ = [
     "AutoModelForMaskedLM",
     "AutoModelForMultipleChoice",
     "AutoModelForQuestionAnswering",
+    "AutoModelForSeq2SeqLM",
     "AutoModelForSequenceClassification",
     "AutoModelForTokenClassification",
+    "BertGenerationDecoder",
+    "BertGenerationEncoder",
+    "BertGenerationPreTrainedModel",
+    "EncoderDecoderModel",
+    "GenerationMixin",
+    "LogitsProcessor",
+    "LogitsProcessorList",
     "PreTrainedModel",
     "RemBertForCausalLM",
     "RemBertForMaskedLM",

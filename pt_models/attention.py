@@ -35,6 +35,37 @@ class AttentionBias(NamedTuple):
     live: Tensor | None
 
 
+class Buffer(NamedTuple):
+    """Keys or values of earlier calls in memory of a fixed size, which new ones are written into.
+
+    Stands in a cache where a plain tensor may, with the shape of what is filled. The caller counts
+    how much that is: a call writes behind it and reads from the start to the end of what it wrote.
+
+    Differs: Keras has no views, there a call reads all of the memory and the mask hides the rest.
+
+    Args:
+        memory: `(batch, heads, capacity, head_dim)`.
+        filled: number of slots that earlier calls filled.
+        times: `(capacity,)`; when each slot's token comes in the text. Slots of the same time hold
+            alternatives. Only relative positions look at it.
+    """
+
+    memory: Tensor
+    filled: int
+    times: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        batch, heads, _, head_dim = self.memory.shape
+        return batch, heads, self.filled, head_dim
+
+    def extend(self, new: Tensor) -> Tensor:
+        """Writes `(batch, heads, new, head_dim)`; returns `(batch, heads, filled + new, ...)`."""
+        end = self.filled + new.shape[2]
+        self.memory[:, :, self.filled : end] = new
+        return self.memory[:, :, :end]
+
+
 def attention_bias(mask: Tensor | None, dtype: torch.dtype) -> AttentionBias | None:
     """What a mask of ones (attend) and zeros (do not) does to the scores.
 
@@ -119,7 +150,7 @@ class SelfAttention(nn.Module):
         bias: AttentionBias | None = None,
         head_mask: Tensor | None = None,
         encoder_hidden: Tensor | None = None,
-        past: tuple[Tensor, Tensor] | None = None,
+        past: tuple[Tensor | Buffer, ...] | None = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor]]:
         """
@@ -128,15 +159,20 @@ class SelfAttention(nn.Module):
             bias: of the mask.
             head_mask: `(heads, 1, 1)`, multiplies the attention weights.
             encoder_hidden: `(batch, keys, hidden)`, attended to instead of `hidden`.
-            past: keys and values `(batch, heads, past, head_dim)` from earlier calls.
+            past: keys and values `(batch, heads, past, head_dim)` from earlier calls, as tensors
+                or as `Buffer`.
         Returns:
             Context `(batch, sequence, hidden)`; weights `(batch, heads, sequence, keys)` if asked
             for; all keys and values, to be passed as `past` in the next call.
         """
         query = self._split(self.query(hidden))
+        times = None
         if encoder_hidden is None:
             key, value = self._split(self.key(hidden)), self._split(self.value(hidden))
-            if past is not None:
+            if past is not None and isinstance(past[0], Buffer):
+                times = past[0].times
+                key, value = past[0].extend(key), past[1].extend(value)
+            elif past is not None:
                 key = torch.cat([past[0], key], dim=2)
                 value = torch.cat([past[1], value], dim=2)
         elif past is None:
@@ -147,7 +183,7 @@ class SelfAttention(nn.Module):
         live = None if bias is None else bias.live
         query = query if live is None else query * live.to(query.dtype)
         added = None if bias is None else bias.scores.to(query.dtype)
-        relative = self._relative_scores(query, key)
+        relative = self._relative_scores(query, key, times)
         if relative is not None:
             relative = relative if live is None else relative * live
             added = relative if added is None else relative + added
@@ -169,13 +205,13 @@ class SelfAttention(nn.Module):
         """`(batch, sequence, hidden)` -> `(batch, heads, sequence, head_dim)`."""
         return x.unflatten(2, (self.heads, self.head_dim)).transpose(1, 2)
 
-    def _relative_scores(self, query: Tensor, key: Tensor) -> Tensor | None:
+    def _relative_scores(self, query: Tensor, key: Tensor, times: Tensor | None) -> Tensor | None:
         """Scores of the distances between queries and keys, scaled like the others."""
         if self.position_embedding_type == "absolute":
             return None
         queries, keys = query.shape[2], key.shape[2]
-        key_position = torch.arange(keys, device=query.device)
-        distance = key_position[keys - queries :, None] - key_position[None, :]
+        times = torch.arange(keys, device=query.device) if times is None else times[:keys]
+        distance = times[keys - queries :, None] - times[None, :]
         # (queries, keys, head_dim)
         embedded = self.distance_embedding(distance + self.max_positions - 1).to(query.dtype)
         scores = torch.einsum("bhqd,qkd->bhqk", query, embedded)

@@ -70,6 +70,12 @@ class AutoModelForCausalLM(AutoModel):
     task = "ForCausalLM"
 
 
+class AutoModelForSeq2SeqLM(AutoModel):
+    """The encoder with a decoder that predicts the next token, of any family."""
+
+    task = "ForSeq2SeqLM"
+
+
 class AutoModelForSequenceClassification(AutoModel):
     """The model that labels a text, of any family."""
 

@@ -180,7 +180,7 @@ class PreTrainedModel(nn.Module):
             weight = self.get_parameter(source)
             if weight.shape != self.get_parameter(alias).shape:
                 raise ValueError(
-                    f"tie_word_embeddings: {alias} {tuple(self.get_parameter(alias).shape)} cannot "
+                    f"{alias} {tuple(self.get_parameter(alias).shape)} cannot "
                     f"be tied to {source} {tuple(weight.shape)}"
                 )
             path, _, leaf = alias.rpartition(".")
@@ -200,18 +200,25 @@ class PreTrainedModel(nn.Module):
         size = pretrained.vocabulary_size(self.config, new_num_tokens, pad_to_multiple_of)
         if size != self.config.vocab_size:
             output = self.get_output_embeddings()
+            resized: dict[nn.Parameter, nn.Parameter] = {}
             for module in (self.get_input_embeddings(), output):
                 for name, old in [] if module is None else module.named_parameters():
+                    if old in resized:
+                        continue
                     new = nn.Parameter(old.new_empty(size, *old.shape[1:]), old.requires_grad)
                     self._init_parameter(module, name, new)
                     with torch.no_grad():
                         new[: len(old)] = old[:size]
-                    setattr(module, name, new)
+                    resized[old] = new
+            # Wherever they are: a tied weight has several names.
+            for module in self.modules():
+                for name, old in list(module.named_parameters(recurse=False)):
+                    if old in resized:
+                        setattr(module, name, resized[old])
             self.get_input_embeddings().num_embeddings = size
             if output is not None:
                 output.out_features = size
             self.config.vocab_size = size
-            self.tie_weights()
         return self.get_input_embeddings()
 
     @classmethod
@@ -266,6 +273,8 @@ class PreTrainedModel(nn.Module):
                 else:
                     weights.copy_to(key, memory)
             model.tie_weights()
+        if source.generation_config is not None:
+            model.generation_config = source.generation_config
         pretrained.announce(cls, pretrained_model_name_or_path, report)
         model.eval()
         return (model, pretrained.loading_info(report)) if output_loading_info else model

@@ -28,6 +28,7 @@ from zoo.outputs import (
 from .activations import activation
 from .attention import attention_bias, causal_mask
 from .bert import Cache, Layer, Pooler, StackOutput, run_layers
+from .generation import GenerationMixin
 from .layers import Embedding
 from .losses import classification_loss, cross_entropy, next_token_loss, span_loss
 from .modeling import PreTrainedModel, assert_values, default, logger
@@ -135,7 +136,7 @@ class RemBertModel(RemBertPreTrainedModel):
         config = self.config
         decoder = config.is_decoder
         use_cache = decoder and default(use_cache, config.use_cache)
-        if use_cache and self.gradient_checkpointing and self.training:
+        if use_cache and self.gradient_checkpointing and self.training and torch.is_grad_enabled():
             use_cache = False  # recomputation and caches exclude each other
         output_attentions = default(output_attentions, config.output_attentions)
         output_hidden_states = default(output_hidden_states, config.output_hidden_states)
@@ -280,7 +281,7 @@ class RemBertForMaskedLM(RemBertLMHeadModel):
         return self._returned(output, return_dict)
 
 
-class RemBertForCausalLM(RemBertLMHeadModel):
+class RemBertForCausalLM(GenerationMixin, RemBertLMHeadModel):
     """RemBERT that predicts the next token; a decoder with `config.is_decoder`."""
 
     def __init__(self, config: RemBertConfig) -> None:

@@ -5,12 +5,15 @@ Every dimension has a number of its own, so that swapped axes fail. Tolerances s
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from zoo.configs import BertGenerationConfig, EncoderDecoderConfig, RemBertConfig
 
 BATCH, SEQUENCE, HEADS, HEAD_DIM, LAYERS, CHOICES, LABELS, ENCODER = 3, 11, 4, 8, 2, 5, 7, 9
 VOCAB, HIDDEN, INPUT, OUTPUT, INTERMEDIATE, POSITIONS, TYPES = 61, 32, 24, 40, 48, 29, 6
@@ -28,6 +31,21 @@ TINY: dict[str, Any] = {
     "classifier_dropout_prob": 0.0,
     "bos_token_id": 1,
     "eos_token_id": 2,
+}
+
+TINY_GENERATION = {
+    name: value for name, value in TINY.items() if name in BertGenerationConfig._fields
+} | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+# A decoder of other sizes than its encoder's.
+TARGET, TARGET_VOCAB, TARGET_HIDDEN, TARGET_HEADS = 7, 53, 40, 5
+SMALL: dict[str, Any] = {
+    "vocab_size": TARGET_VOCAB,
+    "hidden_size": TARGET_HIDDEN,
+    "num_attention_heads": TARGET_HEADS,
+}
+FAMILIES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "RemBert": (RemBertConfig, TINY),
+    "BertGeneration": (BertGenerationConfig, TINY_GENERATION),
 }
 
 # Outputs and losses, at unit scale.
@@ -51,10 +69,12 @@ class Case:
     Args:
         name: of the row.
         model: PyTorch class; the Keras class has TF in front.
-        config: what differs from `TINY`.
+        config: what differs from the family's `TINY`; of an EncoderDecoderModel the fields of the
+            whole, and for `encoder` and `decoder` a family and what differs there.
         inputs: name -> shape of the inputs, labels included.
         shapes: name -> shape of the outputs.
         init: further arguments of the constructor.
+        unused: regular expression of the weights that the loss does not depend on.
     """
 
     name: str
@@ -63,6 +83,14 @@ class Case:
     shapes: Mapping[str, tuple[int, ...]]
     config: Mapping[str, Any] = field(default_factory=dict)
     init: Mapping[str, Any] = field(default_factory=dict)
+    unused: str | None = None
+
+    @property
+    def is_seq2seq(self) -> bool:
+        return self.model == "EncoderDecoderModel"
+
+    def is_used(self, weight: str) -> bool:
+        return self.unused is None or not re.search(self.unused, weight)
 
     @property
     def label_names(self) -> list[str]:
@@ -86,6 +114,12 @@ MULTI = {"problem_type": "multi_label_classification", "num_labels": LABELS}
 
 STATES = (BATCH, SEQUENCE, HIDDEN)
 SCORES = (BATCH, SEQUENCE, VOCAB)
+IDS = {name: TEXT[name] for name in ("input_ids", "attention_mask")}
+# With a cache, which is the default, a BertGeneration decoder masks nothing.
+CAUSAL = {"use_cache": False}
+TARGETS = {"labels": (BATCH, TARGET)}
+TARGET_SCORES = {"loss": (), "logits": (BATCH, TARGET, TARGET_VOCAB)}
+ENCODED_STATES = {"encoder_last_hidden_state": STATES}
 CACHE = {
     f"past_key_values.{layer}.{part}": (BATCH, HEADS, SEQUENCE, HEAD_DIM)
     for layer in range(LAYERS)
@@ -96,6 +130,18 @@ CROSS_CACHE = CACHE | {
     for layer in range(LAYERS)
     for part in (2, 3)
 }
+
+TARGET_CACHE = {
+    f"past_key_values.{layer}.{part}": (
+        BATCH,
+        TARGET_HEADS,
+        SEQUENCE if part > 1 else TARGET,
+        TARGET_HIDDEN // TARGET_HEADS,
+    )
+    for layer in range(LAYERS)
+    for part in range(4)
+}
+SHARED_CACHE = {name: (BATCH, HEADS, shape[2], HEAD_DIM) for name, shape in TARGET_CACHE.items()}
 
 CASES = [
     Case(
@@ -170,10 +216,69 @@ CASES = [
         TEXT | {"start_positions": (BATCH,), "end_positions": (BATCH,)},
         {"loss": (), "start_logits": (BATCH, SEQUENCE), "end_logits": (BATCH, SEQUENCE)},
     ),
+    Case("generation-encoder", "BertGenerationEncoder", IDS, {"last_hidden_state": STATES}),
+    Case(
+        "generation-bare-cross",
+        "BertGenerationEncoder",
+        IDS | ENCODED,
+        {"last_hidden_state": STATES},
+        CROSS | CAUSAL,
+    ),
+    Case(
+        "causal-generation",
+        "BertGenerationDecoder",
+        IDS | TOKENS,
+        {"loss": (), "logits": SCORES},
+        DECODER | CAUSAL,
+    ),
+    Case(
+        "causal-generation-cross",
+        "BertGenerationDecoder",
+        IDS | ENCODED | TOKENS,
+        {"loss": (), "logits": SCORES},
+        CROSS | CAUSAL,
+    ),
+    Case(
+        "seq2seq",
+        "EncoderDecoderModel",
+        IDS | TARGETS,
+        {"loss": (), "logits": (BATCH, TARGET, VOCAB)} | SHARED_CACHE | ENCODED_STATES,
+        {"encoder": ("BertGeneration", {}), "decoder": ("BertGeneration", {})},
+    ),
+    Case(
+        "seq2seq-shared",
+        "EncoderDecoderModel",
+        IDS | TARGETS,
+        {"loss": (), "logits": (BATCH, TARGET, VOCAB)} | ENCODED_STATES,
+        {
+            "encoder": ("BertGeneration", {}),
+            "decoder": ("BertGeneration", CAUSAL),
+            "tie_encoder_decoder": True,
+        },
+    ),
+    Case(
+        "seq2seq-projected",
+        "EncoderDecoderModel",
+        TEXT
+        | TARGETS
+        | {"decoder_input_ids": (BATCH, TARGET), "decoder_attention_mask": (BATCH, TARGET)},
+        TARGET_SCORES | ENCODED_STATES,
+        {"encoder": ("RemBert", {}), "decoder": ("BertGeneration", SMALL | CAUSAL)},
+        unused=r"^encoder\.pooler\.",
+    ),
+    Case(
+        "seq2seq-rembert",
+        "EncoderDecoderModel",
+        IDS | TARGETS | {"decoder_token_type_ids": (BATCH, TARGET)},
+        TARGET_SCORES | TARGET_CACHE | ENCODED_STATES,
+        {"encoder": ("BertGeneration", {}), "decoder": ("RemBert", SMALL)},
+    ),
 ]
 CASE = {case.name: case for case in CASES}
 # With labels.
 HEAD_CASES = [case for case in CASES if case.label_names]
+# Of one part.
+SINGLE_CASES = [case for case in CASES if not case.is_seq2seq]
 
 
 def names(cases: list[Case]) -> list[str]:
@@ -186,6 +291,21 @@ def numbers(name: str) -> np.random.Generator:
     return np.random.default_rng(zlib.crc32(name.encode()))
 
 
+def make_config(case: Case, **overrides: Any) -> Any:
+    """The row's configuration; overrides are those of both halves where there are two."""
+    if case.is_seq2seq:
+        fields = {"pad_token_id": 0, "decoder_start_token_id": 1, **case.config}
+        halves = []
+        for half in ("encoder", "decoder"):
+            family, more = fields.pop(half)
+            config_class, tiny = FAMILIES[family]
+            halves.append(config_class(**{**tiny, **more, **overrides}))
+        return EncoderDecoderConfig.from_encoder_decoder_configs(*halves, **fields)
+    (family,) = [family for family in FAMILIES if case.model.startswith(family)]
+    config_class, tiny = FAMILIES[family]
+    return config_class(**{**tiny, **case.config, **overrides})
+
+
 def make_inputs(case: Case) -> Arrays:
     """The inputs of a row: ragged padding, labels of which some do not count."""
     rng = numbers(case.name)
@@ -194,7 +314,11 @@ def make_inputs(case: Case) -> Arrays:
     for name, shape in case.inputs.items():
         if name == "input_ids":
             value = rng.integers(0, VOCAB, shape)  # the padding id among them
-        elif name == "token_type_ids":
+        elif name == "decoder_input_ids" or (case.is_seq2seq and name == "labels"):
+            value = rng.integers(0, TARGET_VOCAB, shape)
+            if name == "labels":
+                value[:, ::3] = -100
+        elif name.endswith("token_type_ids"):
             value = rng.integers(0, TYPES, shape)
         elif name.endswith("attention_mask"):
             # The first example is whole, each following one two tokens shorter.

@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
-from cases import TINY, Arrays, Case, make_weight
-
-from zoo.configs import RemBertConfig
+from cases import Arrays, Case, make_config, make_weight
 
 
 def flat(value: Any, prefix: str = "") -> Arrays:
@@ -42,13 +40,14 @@ class Framework:
 
     def build(self, case: Case, **overrides: Any) -> Any:
         """A model with the row's configuration and with weights known by their names."""
-        config = RemBertConfig(**{**TINY, **case.config, **overrides})
-        model = self.model_class(case.model)(config, **case.init)
+        model = self.model_class(case.model)(make_config(case, **overrides), **case.init)
         self.fill(model)
         return model
 
     def fill(self, model: Any) -> None:
-        self.set_weights(model, {n: make_weight(n, s) for n, s in self.shapes(model).items()})
+        values = {n: make_weight(n, s) for n, s in self.shapes(model).items()}
+        values |= {alias: values[source] for alias, source in model.tied_weights().items()}
+        self.set_weights(model, values)
 
     def shapes(self, model: Any) -> dict[str, tuple[int, ...]]:
         return {name: value.shape for name, value in self.weights(model).items()}
@@ -100,8 +99,12 @@ class Torch(Framework):
         model.train().zero_grad()
         loss = model(**{n: self.tensor(v) for n, v in inputs.items()}, **kwargs).loss
         loss.backward()
-        reached = [(n, p) for n, p in model.named_parameters() if p.grad is not None]
-        return loss.item(), {name: parameter.grad.numpy().copy() for name, parameter in reached}
+        tied = model.tied_weights()
+        return loss.item(), {
+            name: parameter.grad.numpy().copy()
+            for name, parameter in model.named_parameters(remove_duplicate=False)
+            if parameter.grad is not None and name not in tied
+        }
 
     def sgd(self, model: Any, rate: float, momentum: float) -> Callable[[Arrays], float]:
         import torch
@@ -160,7 +163,8 @@ class Keras(Framework):
 
         with tf.GradientTape() as tape:
             loss = self.call(model, inputs, training=True, **kwargs).loss
-        named = self._named(model)
+        tied = model.tied_weights()
+        named = {name: w for name, w in self._named(model).items() if name not in tied}
         found = tape.gradient(loss, [weight.variable.value for weight in named.values()])
         # Tables have sparse gradients.
         dense = [None if x is None else tf.convert_to_tensor(x).numpy() for x in found]
@@ -193,7 +197,8 @@ class Keras(Framework):
                 loss = self.call(model, inputs, training=True).loss
             variables = model.trainable_variables
             gradients = tape.gradient(loss, [variable.value for variable in variables])
-            optimizer.apply(gradients, variables)
+            pairs = zip(gradients, variables, strict=True)
+            optimizer.apply_gradients([pair for pair in pairs if pair[0] is not None])
             return float(loss)
 
         return step

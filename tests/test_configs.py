@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo import AutoConfig, HubError, PretrainedConfig, RemBertConfig
+from zoo import AutoConfig, BertGenerationConfig, HubError, PretrainedConfig, RemBertConfig
 from zoo.configs.rules import ACTIVATIONS, PositiveInt
 from zoo.families import FAMILIES, family_of
 
@@ -96,9 +96,10 @@ def test_positional_values_follow_the_signature() -> None:
 
 
 @needs_goldens
-def test_equals_the_recorded_default() -> None:
-    golden = json.loads((GOLDENS / "configs.json").read_text())["RemBertConfig"]
-    config = RemBertConfig()
+@pytest.mark.parametrize("config_class", [RemBertConfig, BertGenerationConfig])
+def test_equals_the_recorded_default(config_class: type[PretrainedConfig]) -> None:
+    golden = json.loads((GOLDENS / "configs.json").read_text())[config_class.__name__]
+    config = config_class()
     assert json.loads(config.to_json_string(use_diff=False)) == golden["to_dict"]
     # The version of the reference is not ours to write.
     assert sorted({*config.to_diff_dict(), "transformers_version"}) == golden["diff"]
@@ -108,10 +109,12 @@ def test_equals_the_recorded_default() -> None:
 
 @needs_goldens
 def test_recorded_files_come_back(tmp_path: Path) -> None:
-    paths = sorted(GOLDENS.glob("rembert/*/config.json"))
-    assert paths
-    for path in paths:
-        assert saved(RemBertConfig.from_pretrained(path), tmp_path) == json.loads(path.read_text())
+    for family in ("rembert", "bertgeneration"):
+        paths = sorted(GOLDENS.glob(f"{family}/*/config.json"))
+        assert paths
+        for path in paths:
+            config = AutoConfig.from_pretrained(path)
+            assert saved(config, tmp_path) == json.loads(path.read_text())
 
 
 def test_common_fields() -> None:
@@ -516,7 +519,8 @@ def test_auto_config(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_every_row_of_the_table(model_type: str) -> None:
     family = family_of(model_type)
-    config = AutoConfig.for_model(model_type)
+    halves = {"encoder": RemBertConfig(), "decoder": BertGenerationConfig()}
+    config = AutoConfig.for_model(model_type, **(halves if "-decoder" in model_type else {}))
     assert type(config).__name__ == family.config
     assert config.model_type == model_type
     config.validate()

@@ -9,9 +9,9 @@ import pytest
 from conftest import GOLDENS
 from frameworks import KERAS, TORCH, Framework, flat
 
-from zoo.configs import RemBertConfig
+from zoo.configs import BertGenerationConfig, EncoderDecoderConfig, RemBertConfig
 
-FAMILIES = ("rembert",)
+FAMILIES = ("rembert", "bertgeneration")
 FOLDERS = [
     folder.relative_to(GOLDENS)
     for family in FAMILIES
@@ -29,6 +29,8 @@ CLASSES = [
         "ForQuestionAnswering",
     )
 ]
+CLASSES += ["BertGenerationEncoder", "BertGenerationDecoder", "EncoderDecoderModel"]
+CLASSES += ["BertGenerationDecoder:cross"]
 both = pytest.mark.parametrize("framework", [TORCH, KERAS], ids=["pt", "tf"])
 # Cut to the piece that is fed, in decoding step by step.
 PIECES = ("input_ids", "token_type_ids", "position_ids", "inputs_embeds")
@@ -58,6 +60,11 @@ def in_steps(framework: Framework, model: Any, inputs: dict, case: dict) -> dict
     return found
 
 
+def generated(framework: Framework, model: Any, inputs: dict, case: dict) -> dict:
+    tensors = {name: framework.tensor(value) for name, value in inputs.items()}
+    return {"sequences": model.generate(**tensors, **case["kwargs"]).numpy()}
+
+
 @both
 @pytest.mark.parametrize("folder", FOLDERS, ids=str)
 def test_recorded_numbers(framework: Framework, folder: Path, goldens: Path) -> None:
@@ -67,7 +74,9 @@ def test_recorded_numbers(framework: Framework, folder: Path, goldens: Path) -> 
     expected = dict(np.load(folder / "expected.npz"))
     model_class = getattr(framework.package(), case[f"{framework.name}_class"])
     model = model_class.from_pretrained(folder, **case.get("init_kwargs", {}))
-    if case["call"] == "steps":
+    if case["call"] == "generate":
+        got = generated(framework, model, inputs, case)
+    elif case["call"] == "steps":
         got = in_steps(framework, model, inputs, case)
     else:
         got = framework.outputs(model, inputs, **case["kwargs"])
@@ -80,6 +89,17 @@ def test_recorded_numbers(framework: Framework, folder: Path, goldens: Path) -> 
         assert_close(got, gradients, case["grads_tolerance"])
 
 
+def default_config(name: str) -> Any:
+    if name == "EncoderDecoderModel":
+        halves = BertGenerationConfig(), BertGenerationConfig()
+        return EncoderDecoderConfig.from_encoder_decoder_configs(*halves)
+    if name.startswith("BertGeneration"):
+        decoder = name.startswith("BertGenerationDecoder")
+        cross = name.endswith(":cross")
+        return BertGenerationConfig(is_decoder=decoder, add_cross_attention=cross)
+    return RemBertConfig()
+
+
 @pytest.mark.parametrize("name", CLASSES)
 def test_published_keys_in_pytorch(name: str, goldens: Path) -> None:
     """A default-size model opens by key list: nothing missing, nothing unexpected."""
@@ -87,7 +107,7 @@ def test_published_keys_in_pytorch(name: str, goldens: Path) -> None:
 
     published = json.loads((goldens / "state_keys.json").read_text())[name]["keys"]
     with torch.device("meta"):
-        model = TORCH.model_class(name)(RemBertConfig())
+        model = TORCH.model_class(name.partition(":")[0])(default_config(name))
         state = {key: torch.empty(shape) for key, shape in published.items()}
     assert {key: list(value.shape) for key, value in model.state_dict().items()} == published
     report = model.load_state_dict(state, assign=True)
@@ -102,5 +122,5 @@ def test_published_keys_in_keras(name: str, goldens: Path) -> None:
 
     published = json.loads((goldens / "state_keys.json").read_text())[name]["keys"]
     with empty_weights():
-        model = KERAS.model_class(name)(RemBertConfig())
+        model = KERAS.model_class(name.partition(":")[0])(default_config(name))
     assert {key: list(weight.shape) for key, weight in named_weights(model)} == published

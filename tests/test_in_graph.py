@@ -16,8 +16,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizer_fixtures import train
 
-from tf_models.in_graph import TFRemBertTokenizer, TFSentencePieceTokenizer
-from zoo.tokenizers import AddedToken, RemBertTokenizer, RemBertTokenizerFast
+from tf_models.in_graph import (
+    TFBertGenerationTokenizer,
+    TFBertTokenizer,
+    TFRemBertTokenizer,
+    TFSentencePieceTokenizer,
+)
+from zoo.tokenizers import (
+    AddedToken,
+    BertGenerationTokenizer,
+    BertTokenizer,
+    BertTokenizerFast,
+    RemBertTokenizer,
+    RemBertTokenizerFast,
+)
 
 SPECIALS = dict(
     unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"
@@ -607,3 +619,70 @@ def test_goldens(goldens, name):
         got = TFRemBertTokenizer(plan, **record["k"])(*map(encode, columns))
         for column, values in got.items():
             assert values.numpy().tolist() == record["x"][column], record
+
+
+# --- WordPiece and BertGeneration --------------------------------------------------------------
+
+WORDPIECE_SAMPLES = [
+    *SAMPLES, "UNaffable, wanted\trunning", "don't , do not ' low . lower !", "a" * 100, "a" * 101,
+    "\u65e5" * 101, "\u0391\u03a3 \u03a3\u03a3", "Foo Bar x fooBar", "a\x00b\x85c\u2028d",
+]  # fmt: skip
+WORDPIECES = [
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "un", "##aff", "##able", "want", "##ed", "runn",
+    "##ing", ",", ".", "low", "##er", "a", "##a", "b", "c", "d", "cafe", "caf\u00e9", "\u4e2d",
+    "\u6587", "[", "]", "mask", "!", "'", "don", "t", "do", "not", "two", "nul", "##s", "\u03b1",
+    "\u03c3", "##\u03c3", "world", "hello", "Hello", "x", "\u65e5", "##\u65e5",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["slow", "fast", "slow, cased", "fast, accents kept"])
+def test_wordpieces(kind, tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDPIECES), encoding="utf-8")
+    options = {"cased": {"do_lower_case": False}, "accents kept": {"strip_accents": False}}
+    cls = BertTokenizerFast if kind.startswith("fast") else BertTokenizer
+    python = cls(tmp_path / "vocab.txt", **options.get(kind.partition(", ")[2], {}))
+    python.add_tokens(["Foo Bar"])
+    layer = TFBertTokenizer.from_tokenizer(python, padding=False)
+    encoded = python(WORDPIECE_SAMPLES)["input_ids"]
+    assert layer(encode(WORDPIECE_SAMPLES))["input_ids"].to_list() == encoded
+    pairs = python(WORDPIECE_SAMPLES, WORDPIECE_SAMPLES[::-1])
+    got = layer(encode(WORDPIECE_SAMPLES), encode(WORDPIECE_SAMPLES[::-1]))
+    assert {name: value.to_list() for name, value in got.items()} == dict(pairs)
+    texts = [text.decode() for text in layer.detokenize(tf.ragged.constant(encoded)).numpy()]
+    assert texts == python.batch_decode(encoded, skip_special_tokens=True)
+    # Saved with its graph, and remade from its own description.
+    again = TFBertTokenizer.from_config(json.loads(json.dumps(layer.get_config())))
+    module = tf.Module()
+    module.layer = again
+    module.serve = tf.function(
+        lambda text: again(text)["input_ids"].to_tensor(),
+        input_signature=[tf.TensorSpec([None], tf.string)],
+    )
+    tf.saved_model.save(module, str(tmp_path / "saved"))
+    served = tf.saved_model.load(str(tmp_path / "saved")).serve(encode(WORDPIECE_SAMPLES))
+    assert (served == layer(encode(WORDPIECE_SAMPLES))["input_ids"].to_tensor()).numpy().all()
+
+
+def test_wordpieces_that_cannot_be_expressed(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDPIECES), encoding="utf-8")
+    for options in ({"do_basic_tokenize": False}, {"never_split": ["low"]}):
+        python = BertTokenizer(tmp_path / "vocab.txt", **options)
+        with pytest.raises(ValueError, match=f"{next(iter(options))}=.* cannot be expressed"):
+            TFBertTokenizer.from_tokenizer(python)
+
+
+def test_bert_generation(model_file):
+    special = {"bos_token": "[CLS]", "eos_token": "[SEP]", "unk_token": "[UNK]",
+               "pad_token": "[PAD]", "sep_token": "[MASK]"}  # fmt: skip
+    python = BertGenerationTokenizer(model_file, **special)
+    layer = TFBertGenerationTokenizer.from_tokenizer(python, padding=False)
+    encoded = python(SAMPLES)
+    got = layer(encode(SAMPLES))
+    assert {name: value.to_list() for name, value in got.items()} == dict(encoded)
+    texts = [text.decode() for text in layer.detokenize(got["input_ids"]).numpy()]
+    assert texts == python.batch_decode(encoded["input_ids"], skip_special_tokens=True)
+    sampling = BertGenerationTokenizer(
+        model_file, **special, sp_model_kwargs={"enable_sampling": True}
+    )
+    with pytest.raises(ValueError, match="sp_model_kwargs=.* cannot be expressed"):
+        TFBertGenerationTokenizer.from_tokenizer(sampling)

@@ -6,9 +6,18 @@ from .auto import (
     TFAutoModelForMaskedLM,
     TFAutoModelForMultipleChoice,
     TFAutoModelForQuestionAnswering,
+    TFAutoModelForSeq2SeqLM,
     TFAutoModelForSequenceClassification,
     TFAutoModelForTokenClassification,
 )
+from .bert_generation import (
+    TFBertGenerationDecoder,
+    TFBertGenerationEncoder,
+    TFBertGenerationPreTrainedModel,
+)
+from .encoder_decoder import TFEncoderDecoderModel
+from .generation import TFGenerationMixin
+from .logits import TFLogitsProcessor, TFLogitsProcessorList
 from .modeling import TFPreTrainedModel
 from .rembert import (
     TFRemBertForCausalLM,
@@ -27,8 +36,16 @@ __all__ = [
     "TFAutoModelForMaskedLM",
     "TFAutoModelForMultipleChoice",
     "TFAutoModelForQuestionAnswering",
+    "TFAutoModelForSeq2SeqLM",
     "TFAutoModelForSequenceClassification",
     "TFAutoModelForTokenClassification",
+    "TFBertGenerationDecoder",
+    "TFBertGenerationEncoder",
+    "TFBertGenerationPreTrainedModel",
+    "TFEncoderDecoderModel",
+    "TFGenerationMixin",
+    "TFLogitsProcessor",
+    "TFLogitsProcessorList",
     "TFPreTrainedModel",
     "TFRemBertForCausalLM",
     "TFRemBertForMaskedLM",

@@ -34,6 +34,50 @@ class AttentionBias(NamedTuple):
     live: Any
 
 
+class Buffer(NamedTuple):
+    """Keys or values of earlier calls in memory of a fixed size, which new ones are written into.
+
+    Stands in a cache where a plain tensor may, with the shape of what is filled. The caller counts
+    how much that is, and gives a mask over the whole capacity.
+
+    Differs: PyTorch has views, there a call reads only what is filled.
+
+    Args:
+        memory: `(batch, heads, capacity, head_dim)`.
+        filled: number of slots that earlier calls filled.
+        times: `(capacity,)`; when each slot's token comes in the text. Slots of the same time hold
+            alternatives. Only relative positions look at it.
+    """
+
+    memory: Any
+    filled: Any
+    times: Any
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        batch, heads, _, head_dim = self.memory.shape
+        return batch, heads, self.filled, head_dim
+
+    def extend(self, new: Any) -> Any:
+        """Adds `(batch, heads, new, head_dim)`; returns the whole new memory."""
+        batch, heads, capacity, head_dim = dims(self.memory)
+        # A scatter of rows is what TensorFlow does in place where nobody else holds the memory,
+        # and what XLA compiles with a start that is not known before.
+        slots = tf.range(batch * heads)[:, None] * capacity + self.filled + tf.range(new.shape[2])
+        rows = tf.tensor_scatter_nd_update(
+            tf.reshape(self.memory, (-1, head_dim)),
+            tf.reshape(slots, (-1, 1)),
+            tf.reshape(new, (-1, head_dim)),
+        )
+        return tf.reshape(rows, (batch, heads, capacity, head_dim))
+
+
+def cached_length(past_key_values: Any) -> Any:
+    """How many positions a cache holds."""
+    keys = past_key_values[0][0]
+    return keys.filled if isinstance(keys, Buffer) else dims(keys)[2]
+
+
 def attention_bias(mask: Any | None, dtype: str) -> AttentionBias | None:
     """What a mask of ones (attend) and zeros (do not) does to the scores.
 
@@ -119,7 +163,7 @@ class SelfAttention(Block):
         bias: AttentionBias | None = None,
         head_mask: Any | None = None,
         encoder_hidden: Any | None = None,
-        past: tuple[Any, Any] | None = None,
+        past: tuple[Any, ...] | None = None,
         output_attentions: bool = False,
         seed: Any | None = None,
     ) -> tuple[Any, Any | None, tuple[Any, Any]]:
@@ -129,16 +173,21 @@ class SelfAttention(Block):
             bias: of the mask.
             head_mask: `(heads, 1, 1)`, multiplies the attention weights.
             encoder_hidden: `(batch, keys, hidden)`, attended to instead of `hidden`.
-            past: keys and values `(batch, heads, past, head_dim)` from earlier calls.
+            past: keys and values `(batch, heads, past, head_dim)` from earlier calls, as tensors
+                or as `Buffer`.
             seed: of the dropout, None for none.
         Returns:
             Context `(batch, sequence, hidden)`; weights `(batch, heads, sequence, keys)` if asked
             for; all keys and values, to be passed as `past` in the next call.
         """
         query = self._split(self.query(hidden))
+        buffer = None
         if encoder_hidden is None:
             key, value = self._split(self.key(hidden)), self._split(self.value(hidden))
-            if past is not None:
+            if past is not None and isinstance(past[0], Buffer):
+                buffer = past[0]
+                key, value = past[0].extend(key), past[1].extend(value)
+            elif past is not None:
                 key = ops.concatenate([past[0], key], axis=2)
                 value = ops.concatenate([past[1], value], axis=2)
         elif past is None:
@@ -150,7 +199,7 @@ class SelfAttention(Block):
         scale = 1.0 / math.sqrt(self.head_dim)
         query = query if bias is None else query * ops.cast(bias.live, query.dtype)
         scores = ops.cast(ops.matmul(query * scale, ops.swapaxes(key, 2, 3)), "float32")
-        relative = self._relative_scores(query, key)
+        relative = self._relative_scores(query, key, buffer)
         if relative is not None:
             relative = relative if bias is None else relative * ops.cast(bias.live, "float32")
             scores = scores + relative
@@ -169,14 +218,20 @@ class SelfAttention(Block):
         x = ops.reshape(x, (*dims(x)[:2], self.heads, self.head_dim))
         return ops.swapaxes(x, 1, 2)
 
-    def _relative_scores(self, query: Any, key: Any) -> Any | None:
+    def _relative_scores(self, query: Any, key: Any, buffer: Buffer | None) -> Any | None:
         """Scores of the distances between queries and keys, scaled like the others."""
         if self.position_embedding_type == "absolute":
             return None
         queries, keys = dims(query)[2], dims(key)[2]
-        key_position = ops.arange(keys)
-        query_position = ops.arange(queries) + (keys - queries)
-        distance = query_position[:, None] - key_position[None, :]
+        if buffer is None:
+            times = ops.arange(keys)
+            query_times = times[keys - queries :]
+        else:
+            times = buffer.times
+            query_times = tf.gather(times, buffer.filled + tf.range(queries))
+        distance = query_times[:, None] - times[None, :]
+        if buffer is not None:  # what is not filled may lie too far ahead
+            distance = tf.maximum(distance, 1 - self.max_positions)
         # (queries, keys, head_dim)
         embedded = self.distance_embedding(distance + self.max_positions - 1)
         scores = ops.einsum("bhqd,qkd->bhqk", query, embedded)

@@ -70,6 +70,12 @@ class TFAutoModelForCausalLM(TFAutoModel):
     task = "ForCausalLM"
 
 
+class TFAutoModelForSeq2SeqLM(TFAutoModel):
+    """The encoder with a decoder that predicts the next token, of any family."""
+
+    task = "ForSeq2SeqLM"
+
+
 class TFAutoModelForSequenceClassification(TFAutoModel):
     """The model that labels a text, of any family."""
 

@@ -36,6 +36,8 @@ from tensorflow_text.python.ops.sentencepiece_tokenizer import (
     gen_sentencepiece_tokenizer as text_ops,
 )
 
+from zoo.tokenizers.wordpiece import LONGEST_WORD, PREFIX, character_kind
+
 Plan = dict[str, Any]
 Step = list[Any]
 
@@ -234,6 +236,7 @@ def _slow_plan(tokenizer: Any) -> Plan:
         "size": len(model.pieces),
         "unknown": None if theirs == ours else [theirs, ours],
         "leading": _leading(model.normalizer_spec),
+        "strip": bool(getattr(tokenizer, "strips_text", False)),
         "single": _slow_template(tokenizer, [[-1]]),
         "pair": _slow_template(tokenizer, [[-1], [-2]]),
     }
@@ -271,10 +274,15 @@ def _code_points() -> Iterable[int]:
     return (code for code in scalars if code != ord("\n"))
 
 
-def _probe(normalizer: Any) -> list[tuple[str, str]]:
-    """Rules for a normaliser of `tokenizers` that treats each character alone."""
+def _probe(normalizer: Any, between: str = "\n") -> list[tuple[str, str]]:
+    """Rules for a normaliser of `tokenizers` that treats each character alone.
+
+    Args:
+        normalizer: what to ask.
+        between: a text that it leaves as it is.
+    """
     chars = [chr(code) for code in _code_points()]
-    results = normalizer.normalize_str("\n".join(chars)).split("\n")
+    results = normalizer.normalize_str(between.join(chars)).split(between)
     pairs = zip(chars, results, strict=True)
     return [(char, changed) for char, changed in pairs if char != changed]
 
@@ -306,6 +314,7 @@ def _fast_plan(tokenizer: Any) -> Plan:
         "size": unknown[0],
         "unknown": unknown,
         "leading": _leading_of_decoder(state["decoder"]),
+        "strip": False,
         "single": _fast_template(state["post_processor"], "single"),
         "pair": _fast_template(state["post_processor"], "pair"),
     }
@@ -496,6 +505,152 @@ def _precompiled_steps(charsmap: bytes) -> list[Step]:
     return steps + _rules_step([*short, (BREAK, "")])
 
 
+# --- WordPiece ---------------------------------------------------------------------------------
+
+
+def _wordpiece_common(tokenizer: Any, vocab: Mapping[str, int], prefix: str, unknown: str) -> Plan:
+    tokens = sorted(vocab, key=vocab.__getitem__)
+    if [vocab[token] for token in tokens] != list(range(len(tokens))):
+        raise CannotExpressError("a vocabulary whose ids have gaps cannot be expressed")
+    if unknown not in vocab:
+        raise CannotExpressError(f"a vocabulary without its unk_token {unknown!r}")
+    return _common_plan(tokenizer) | {
+        "vocab": tokens,
+        "prefix": prefix,
+        "unknown": vocab[unknown],
+        "longest_word": LONGEST_WORD,
+        "segment_steps": [],
+    }
+
+
+def _class_steps(rules: Sequence[tuple[str, str]]) -> list[Step]:
+    """As `_rules_step`; most of BERT's rules drop or surround a character, quicker by a class."""
+    groups: dict[str, list[int]] = {"": [], " ": [], r" \1 ": []}
+    others = []
+    for char, target in rules:
+        group = groups.get(target.replace(char, r"\1"))
+        if group is None:
+            others.append((char, target))
+        else:
+            group.append(ord(char))
+    steps = [
+        _replace_step(f"({_char_class(codes)})", target)
+        for target, codes in groups.items()
+        if codes
+    ]
+    return steps + _rules_step(others)
+
+
+def _slow_wordpiece_plan(tokenizer: Any) -> Plan:
+    """The plan of a `BertTokenizer`."""
+    basic = tokenizer.basic_tokenizer
+    for name, wanted in (("do_basic_tokenize", True), ("never_split", set())):
+        value = getattr(tokenizer if name == "do_basic_tokenize" else basic, name)
+        if value != wanted:
+            raise CannotExpressError(f"{name}={value!r} cannot be expressed in the graph")
+    chars = [chr(code) for code in _code_points()]
+    by_kind: dict[str, list[str]] = {}
+    for char in chars:
+        by_kind.setdefault(character_kind(char), []).append(char)
+    lower = bool(tokenizer.do_lower_case)
+    strips = lower if basic.strip_accents is None else basic.strip_accents
+    rules = [(char, "") for char in by_kind["drop"]]
+    rules += [(char, " ") for char in by_kind["space"] if char != " "]
+    if basic.tokenize_chinese_chars:
+        rules += [(char, f" {char} ") for char in by_kind["chinese"]]
+    steps = [_replace_step("\n", " "), _replace_step("\\x00", ""), *_class_steps(rules)]
+    if lower:
+        steps += _rules_step(_character_rules(str.lower))
+    steps.append(["unicode", "NFD" if strips else "NFC"])
+    if strips:
+        steps += _class_steps([(c, "") for c in chars if unicodedata.category(c) == "Mn"])
+    tokens, protected = [], []
+    for index, token in tokenizer.added_tokens_decoder.items():
+        if tokenizer.split_special_tokens:
+            continue
+        tokens.append(_token_entry(token, index))
+        if token.special or not token.normalized:
+            protected.append(tokens[-1])
+    vocab = {token: tokenizer.vocab[token] for token in tokenizer._vocab}
+    return _wordpiece_common(tokenizer, vocab, PREFIX, tokenizer.unk_token) | {
+        "kind": "slow",
+        "spaces": PYTHON_SPACES,
+        "raw_tokens": protected if lower else tokens,
+        "text_steps": _rules_step(_character_rules(str.lower)) if lower else [],
+        "normalized_tokens": tokens if lower else [],
+        "segment_steps": steps,
+        "symbols": _char_class(map(ord, by_kind["symbol"])),
+        "blanks": PYTHON_SPACES,
+        "cleaning_decoder": False,
+        "single": _slow_template(tokenizer, [[-1]]),
+        "pair": _slow_template(tokenizer, [[-1], [-2]]),
+    }
+
+
+def _fast_wordpiece_plan(tokenizer: Any) -> Plan:
+    """The plan of a `BertTokenizerFast`."""
+    from tokenizers import normalizers, pre_tokenizers
+
+    backend = tokenizer.backend_tokenizer
+    state = json.loads(backend.to_str())
+    model = state["model"]
+    kinds = {part: (state[part] or {}).get("type") for part in ("normalizer", "pre_tokenizer")}
+    if model["type"] != "WordPiece" or kinds != {
+        "normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer"
+    }:  # fmt: skip
+        raise CannotExpressError(f"{model['type']} with {kinds} cannot be expressed in the graph")
+    if model["max_input_chars_per_word"] != LONGEST_WORD:
+        raise CannotExpressError(f"expected max_input_chars_per_word={LONGEST_WORD}")
+    options = {name: value for name, value in state["normalizer"].items() if name != "type"}
+    strips = options["lowercase"] if options["strip_accents"] is None else options["strip_accents"]
+    quiet = {"clean_text": False, "handle_chinese_chars": False, "strip_accents": False,
+             "lowercase": False}  # fmt: skip
+
+    def probed(**switched_on: bool) -> list[Step]:
+        return _class_steps(_probe(normalizers.BertNormalizer(**(quiet | switched_on)), "0x0"))
+
+    steps: list[Step] = []
+    if options["clean_text"]:
+        steps += [_replace_step("\n", " "), _replace_step("\\x00", "")]
+    steps += probed(
+        clean_text=options["clean_text"], handle_chinese_chars=options["handle_chinese_chars"]
+    )
+    if strips:
+        steps += _rules_step(_probe(normalizers.NFD())) + [["unicode", "NFD"]]
+        steps += probed(strip_accents=True)
+    if options["lowercase"]:
+        steps += probed(lowercase=True)
+    raw, normalized = [], []
+    for index, token in tokenizer.added_tokens_decoder.items():
+        if token.special and tokenizer.split_special_tokens:
+            continue
+        content = backend.normalizer.normalize_str(token.content) if token.normalized else None
+        (normalized if token.normalized else raw).append(_token_entry(token, index, content))
+    # Every character behind a letter: a symbol is a piece of its own, a blank is in none.
+    probe = "".join(f"a{char}" for char in map(chr, _code_points()))
+    pieces = pre_tokenizers.BertPreTokenizer().pre_tokenize_str(probe)
+    symbols = {start for _, (start, end) in pieces if end == start + 1 and start % 2}
+    ends = [0, *(end for _, (_, end) in pieces)]
+    starts = [*(start for _, (start, _) in pieces), len(probe)]
+    gaps = (place for end, start in zip(ends, starts, strict=True) for place in range(end, start))
+    decoder = state["decoder"] or {}
+    if decoder.get("type") != "WordPiece":
+        raise CannotExpressError(f"decoder {decoder.get('type')} cannot be expressed in the graph")
+    prefix = model["continuing_subword_prefix"]
+    return _wordpiece_common(tokenizer, model["vocab"], prefix, model["unk_token"]) | {
+        "kind": "fast",
+        "spaces": UNICODE_SPACES,
+        "raw_tokens": raw,
+        "text_steps": steps,
+        "normalized_tokens": normalized,
+        "symbols": _char_class(ord(probe[place]) for place in symbols),
+        "blanks": _char_class([10, *(ord(probe[place]) for place in gaps)]),
+        "cleaning_decoder": bool(decoder["cleanup"]),
+        "single": _fast_template(state["post_processor"], "single"),
+        "pair": _fast_template(state["post_processor"], "pair"),
+    }
+
+
 # --- the graph ---------------------------------------------------------------------------------
 
 
@@ -533,9 +688,12 @@ class _Pieces(tf.Module):
             for kind, *rest in plan["text_steps"] + plan["segment_steps"]
             if kind == "normalizer"
         ]
-        self.model = _sentencepiece(plan["model"])
+        self.model = self.make_model(plan)
         # Held through a closure, as a Module would wrap the dictionary.
         self.plan: Callable[[], Plan] = lambda: plan
+
+    def make_model(self, plan: Plan) -> Any:
+        return _sentencepiece(plan["model"])
 
     def run_steps(self, name: str, text: tf.Tensor) -> tf.Tensor:
         plan = self.plan()
@@ -620,11 +778,13 @@ class _Pieces(tf.Module):
         text, first, join_normalized = self.split_tokens("normalized_tokens", text, first)
         text = self.run_steps("segment_steps", text)
         words = self.words(text, first)
-        ids = self.model.tokenize(words.values)
-        if self.plan()["unknown"]:
-            ids = self.rename_unknown(ids)
-        ids = words.with_values(ids).merge_dims(1, 2)
+        ids = words.with_values(self.ids_of_words(words.values)).merge_dims(1, 2)
         return join_raw(join_normalized(ids))
+
+    def ids_of_words(self, words: tf.Tensor) -> tf.RaggedTensor:
+        """`(words,)` to `(words, pieces)`."""
+        ids = self.model.tokenize(words)
+        return self.rename_unknown(ids) if self.plan()["unknown"] else ids
 
     def rename_unknown(self, ids: tf.RaggedTensor) -> tf.RaggedTensor:
         """Gives the unknown piece its id; `tokenizers` makes one of two neighbours that have it."""
@@ -663,13 +823,75 @@ class _Pieces(tf.Module):
         text = tf.strings.regex_replace(text, f"{start} {BREAK}", BREAK)  # an empty run
         text = tf.strings.regex_replace(text, start, "")
         text = tf.strings.regex_replace(text, SPACE, " ")
-        if plan["clean_up"]:
-            for mark in ".?!,":
-                text = tf.strings.regex_replace(text, re.escape(" " + mark), mark)
-            text = tf.strings.regex_replace(text, " ' ", "'")
-            for end in ("n't", "'m", "'s", "'ve", "'re"):
-                text = tf.strings.regex_replace(text, " " + end, end)
-        return text
+        if plan["strip"]:
+            text = tf.strings.regex_replace(text, f"^{plan['spaces']}+|{plan['spaces']}+$", "")
+        return _cleaned(text) if plan["clean_up"] else text
+
+
+def _cleaned(text: tf.Tensor) -> tf.Tensor:
+    """Without the spaces before punctuation and contractions that decoding takes away."""
+    for mark in ".?!,":
+        text = tf.strings.regex_replace(text, re.escape(" " + mark), mark)
+    text = tf.strings.regex_replace(text, " ' ", "'")
+    for end in ("n't", "'m", "'s", "'ve", "'re"):
+        text = tf.strings.regex_replace(text, " " + end, end)
+    return text
+
+
+class _WordPieces(_Pieces):
+    """The same for WordPiece: a word is cut into the longest pieces from the left."""
+
+    def make_model(self, plan: Plan) -> tf_text.FastWordpieceTokenizer:
+        return tf_text.FastWordpieceTokenizer(
+            plan["vocab"],
+            suffix_indicator=plan["prefix"],
+            max_bytes_per_word=4 * plan["longest_word"],
+            token_out_type=tf.int32,
+            unknown_token=plan["vocab"][plan["unknown"]],
+            no_pretokenization=True,
+        )
+
+    def words(self, text: tf.Tensor, first: tf.Tensor) -> tf.RaggedTensor:
+        """`(segments, words)`: what white space separates, with every symbol a word of its own."""
+        text = tf.strings.regex_replace(text, f"({self.plan()['symbols']})", CUT + rb"\1" + CUT)
+        parts = tf.strings.split(tf.strings.regex_replace(text, self.plan()["blanks"], CUT), CUT)
+        return tf.ragged.boolean_mask(parts, parts.with_values(parts.values != ""))
+
+    def ids_of_words(self, words: tf.Tensor) -> tf.RaggedTensor:
+        plan = self.plan()
+        # The op counts bytes, and the tokenizers characters.
+        long = tf.strings.length(words, "UTF8_CHAR") > plan["longest_word"]
+        ids = self.model.tokenize(tf.where(long, "", words))
+        unknown = tf.RaggedTensor.from_row_lengths(
+            tf.fill([tf.math.count_nonzero(long)], plan["unknown"]), tf.cast(long, tf.int64)
+        )
+        return tf.concat([ids, unknown], axis=1)
+
+    def texts(self, ids: tf.RaggedTensor) -> tf.Tensor:
+        plan = self.plan()
+        written = plan["written"] or [[-1, ""]]
+        values = tf.cast(ids.values, tf.int32)
+        known = (values >= 0) & (values < len(plan["vocab"]))
+        piece = tf.gather(plan["vocab"], tf.where(known, values, 0))
+        matches = values[:, None] == tf.constant([index for index, _ in written])[None]
+        is_added = tf.reduce_any(matches, axis=1)
+        content = tf.gather([text for _, text in written], tf.argmax(matches, axis=1))
+        piece = tf.where(is_added, content, piece)
+        keep = (known | is_added) & ~(is_added & (content == ""))
+        pieces = tf.ragged.boolean_mask(ids.with_values(piece), ids.with_values(keep))
+        leads = tf.ragged.range(pieces.row_lengths()).values == 0
+        starts = leads
+        if plan["kind"] == "slow":  # an added token stands alone
+            alone = tf.boolean_mask(is_added, keep)
+            starts = leads | alone | tf.pad(alone, [[1, 0]])[:-1]
+        prefix = re.escape(plan["prefix"])
+        continued = ~starts & tf.strings.regex_full_match(pieces.values, f"(?s){prefix}.*")
+        rest = tf.strings.regex_replace(pieces.values, f"^{prefix}", "")
+        spelled = tf.where(continued, rest, tf.where(leads, "", " ") + pieces.values)
+        if plan["cleaning_decoder"]:
+            spelled = _cleaned(spelled)
+        text = tf.strings.reduce_join(pieces.with_values(spelled), axis=-1)
+        return _cleaned(text) if plan["clean_up"] else text
 
 
 def _pad_strategy(padding: bool | str | None) -> str:
@@ -736,6 +958,7 @@ class TFSentencePieceTokenizer(keras.layers.Layer):
     """
 
     tokenizer_classes: tuple[str, ...] = ()  # names of the classes that it can be made from
+    pieces_class: type[_Pieces] = _Pieces
 
     def __init__(
         self,
@@ -783,7 +1006,7 @@ class TFSentencePieceTokenizer(keras.layers.Layer):
         self._allow_non_tensor_positional_args = True
         self.autocast = False
         with tf.init_scope():
-            self.pieces = _Pieces(plan)
+            self.pieces = self.pieces_class(plan)
         self._room("single")
         self.built = True
 
@@ -806,11 +1029,15 @@ class TFSentencePieceTokenizer(keras.layers.Layer):
                 f"{cls.__name__} is made from {' or '.join(cls.tokenizer_classes)}, "
                 f"not from {names[0]}"
             )
+        return cls(cls._plan_of(tokenizer), **options)
+
+    @classmethod
+    def _plan_of(cls, tokenizer: Any) -> Plan:
         if getattr(tokenizer, "is_fast", False):
-            return cls(_fast_plan(tokenizer), **options)
+            return _fast_plan(tokenizer)
         if hasattr(tokenizer, "sp_model"):
-            return cls(_slow_plan(tokenizer), **options)
-        raise CannotExpressError(f"{names[0]} is no SentencePiece tokenizer")
+            return _slow_plan(tokenizer)
+        raise CannotExpressError(f"{type(tokenizer).__name__} is no SentencePiece tokenizer")
 
     @classmethod
     def from_pretrained(cls, name_or_path: Any, *, use_fast: bool = True, **options: Any) -> Self:
@@ -1018,3 +1245,28 @@ class TFRemBertTokenizer(TFSentencePieceTokenizer):
     """
 
     tokenizer_classes = ("RemBertTokenizer", "RemBertTokenizerFast")
+
+
+@keras.saving.register_keras_serializable("zoo")
+class TFBertGenerationTokenizer(TFSentencePieceTokenizer):
+    """`BertGenerationTokenizer` as a layer: strings to ids, in the graph."""
+
+    tokenizer_classes = ("BertGenerationTokenizer",)
+
+
+@keras.saving.register_keras_serializable("zoo")
+class TFBertTokenizer(TFSentencePieceTokenizer):
+    """`BertTokenizer` or `BertTokenizerFast` as a layer: strings to ids, in the graph.
+
+    `TFBertTokenizer.from_tokenizer(tokenizer, max_length=128)` makes it from a tokenizer,
+    `from_pretrained` from its files; the arguments are those of `TFSentencePieceTokenizer`.
+    `do_basic_tokenize=False` and `never_split` cannot be expressed.
+    """
+
+    tokenizer_classes = ("BertTokenizer", "BertTokenizerFast")
+    pieces_class = _WordPieces
+
+    @classmethod
+    def _plan_of(cls, tokenizer: Any) -> Plan:
+        fast = getattr(tokenizer, "is_fast", False)
+        return _fast_wordpiece_plan(tokenizer) if fast else _slow_wordpiece_plan(tokenizer)

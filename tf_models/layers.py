@@ -6,8 +6,9 @@ Differs: PyTorch has these in torch.nn.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -15,6 +16,8 @@ import tensorflow as tf
 from keras import ops
 
 _EMPTY: ContextVar[bool] = ContextVar("empty", default=False)
+# Tables of vocabularies that are there transposed, by the variable's id.
+_TRANSPOSED: ContextVar[Mapping[int, Any]] = ContextVar("transposed", default=MappingProxyType({}))
 
 
 @contextlib.contextmanager
@@ -130,6 +133,7 @@ class Embedding(keras.layers.Embedding):
             dtype=dtype,
         )
         self.padding_idx = padding_idx
+        self.shared = False  # whether another layer looks up in the same table
         self.build(None)
 
     def call(self, ids: Any) -> Any:
@@ -137,8 +141,8 @@ class Embedding(keras.layers.Embedding):
         ids = ids if ids.dtype.is_integer else ops.cast(ids, "int32")
         flat = tf.reshape(ids, (-1,))
         table = ops.convert_to_tensor(self.embeddings)
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            vectors = _gather_densely(table, flat)  # replicas do not know each other's rows
+        if self.shared or tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            vectors = _gather_densely(table, flat)  # they do not know each other's rows
         else:
             vectors = _once_per_row(tf.gather(table, flat), flat, self.input_dim)
         vectors = tf.reshape(vectors, (*dims(ids), self.output_dim))
@@ -182,7 +186,7 @@ def _gather_densely(table: Any, ids: Any) -> Any:
             upstream, ids, rows
         )
 
-    return gather(table)
+    return gather(tf.convert_to_tensor(table))
 
 
 class LayerNorm(keras.layers.LayerNormalization):
@@ -228,10 +232,27 @@ class VocabularyProjection(Block):
         )
         self.bias = self.add_weight((words,), self.bias_initializer, name="bias")
 
+    @contextlib.contextmanager
+    def transposed(self) -> Iterator[None]:
+        """Turns the table over once, for the calls in a loop inside.
+
+        XLA does so in every call otherwise, which costs more than the call.
+        """
+        table = tf.transpose(ops.cast(self.embeddings, self.compute_dtype))
+        token = _TRANSPOSED.set({**_TRANSPOSED.get(), id(self.embeddings): table})
+        try:
+            yield
+        finally:
+            _TRANSPOSED.reset(token)
+
     def call(self, x: Any) -> Any:
         """`(..., width)` -> `(..., words)`."""
         flat = ops.reshape(x, (-1, x.shape[-1]))
-        y = tf.matmul(flat, ops.convert_to_tensor(self.embeddings), transpose_b=True)
+        table = _TRANSPOSED.get().get(id(self.embeddings))
+        if table is None:
+            y = tf.matmul(flat, ops.convert_to_tensor(self.embeddings), transpose_b=True)
+        else:
+            y = tf.matmul(flat, table)
         y = tf.nn.bias_add(y, self.bias)
         return ops.reshape(y, (*dims(x)[:-1], self.bias.shape[0]))
 

@@ -23,7 +23,7 @@ from zoo import checks, pretrained
 from zoo.outputs import ModelOutput, output_classes
 from zoo.tokenizers.encoding import BatchEncoding
 
-from .layers import Seeds, empty_weights, replace_part
+from .layers import Embedding, Seeds, empty_weights, replace_part
 
 logger = logging.getLogger("zoo")
 
@@ -167,12 +167,12 @@ class TFPreTrainedModel(keras.Model):
     # Calling: every form of inputs becomes keywords.
 
     def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
-        names = [n for n in inspect.signature(self.call).parameters if n != "training"]
+        names, others = self._input_names()
         if inputs and isinstance(inputs[0], Mapping):
             given = dict(inputs[0])
             inputs = inputs[1:]
             unknown = sorted(set(given) - set(names) - {"training"})
-            if unknown:
+            if unknown and not others:
                 raise ValueError(f"{type(self).__name__} has no inputs {unknown}; it takes {names}")
             rest = [name for name in names if name not in given]
         else:
@@ -189,6 +189,12 @@ class TFPreTrainedModel(keras.Model):
         if twice:
             raise ValueError(f"{type(self).__name__}: {twice} given twice")
         return super().__call__(**given, **kwargs)
+
+    def _input_names(self) -> tuple[list[str], bool]:
+        """The names of the inputs in their order, and whether there may be others."""
+        parameters = inspect.signature(self.call).parameters.values()
+        rest = [p for p in parameters if p.kind is p.VAR_KEYWORD]
+        return [p.name for p in parameters if p.name != "training" and p not in rest], bool(rest)
 
     def _seeds(self, training: bool | None) -> Seeds:
         """Seeds of the dropouts of this call."""
@@ -275,13 +281,14 @@ class TFPreTrainedModel(keras.Model):
         for alias, source in self.tied_weights().items():
             if weights[source].shape != weights[alias].shape:
                 raise ValueError(
-                    f"tie_word_embeddings: {alias} {weights[alias].shape} cannot be tied to "
+                    f"{alias} {weights[alias].shape} cannot be tied to "
                     f"{source} {weights[source].shape}"
                 )
             if weights[alias].variable is not weights[source].variable:
-                replace_part(
-                    weights[alias].owner, weights[alias].attribute, weights[source].variable
-                )
+                owner = weights[alias].owner
+                replace_part(owner, weights[alias].attribute, weights[source].variable)
+                if isinstance(owner, Embedding):
+                    owner.shared = True
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None
@@ -298,13 +305,21 @@ class TFPreTrainedModel(keras.Model):
         """
         size = pretrained.vocabulary_size(self.config, new_num_tokens, pad_to_multiple_of)
         if size != self.config.vocab_size:
-            tied = self.tied_weights()
             parts = [self.get_input_embeddings(), self.get_output_embeddings()]
+            resized: dict[int, keras.Variable] = {}
+            kept = []  # while they live, no other variable has their ids
             for layer in [part for part in parts if part is not None]:
+                before = dict(named_weights(layer))
                 layer.resize(size)
+                for name, weight in named_weights(layer):
+                    kept.append(before[name].variable)
+                    resized.setdefault(id(kept[-1]), weight.variable)
+            # Wherever they are: a tied weight has several names.
+            for _, weight in list(named_weights(self)):
+                if id(weight.variable) in resized:
+                    replace_part(weight.owner, weight.attribute, resized[id(weight.variable)])
             self.config.vocab_size = size
-            if tied:
-                self.tie_weights()
+            self.tie_weights()
             self.train_function = self.test_function = self.predict_function = None
         return self.get_input_embeddings()
 
@@ -360,6 +375,8 @@ class TFPreTrainedModel(keras.Model):
                     )
                     file.copy_to(key, data, transpose=weight.transposed)
                     _give(weight.variable, data)
+        if source.generation_config is not None:
+            model.generation_config = source.generation_config
         pretrained.announce(cls, pretrained_model_name_or_path, report)
         return (model, pretrained.loading_info(report)) if output_loading_info else model
 
@@ -482,7 +499,7 @@ class TFPreTrainedModel(keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if self._compile_loss is not None or y is None:
             return data
-        names = [n for n in inspect.signature(self.call).parameters if n != "training"]
+        names, _ = self._input_names()
         if not isinstance(x, Mapping):
             x = dict(zip(names, x if isinstance(x, list | tuple) else [x], strict=False))
         if not isinstance(y, Mapping):

@@ -26,8 +26,9 @@ from zoo.outputs import (
 )
 
 from .activations import activation
-from .attention import attention_bias, causal_mask
+from .attention import attention_bias, cached_length, causal_mask
 from .bert import Cache, Layer, Pooler, StackOutput, run_layers
+from .generation import TFGenerationMixin
 from .layers import (
     Block,
     Dense,
@@ -178,7 +179,7 @@ class TFRemBertModel(TFRemBertPreTrainedModel):
         past = 0
         if past_key_values is not None:
             checks.caches(config, past_key_values, encoder_hidden_states is not None)
-            past = ops.shape(past_key_values[0][0])[2]
+            past = cached_length(past_key_values)
         tensors = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -329,7 +330,7 @@ class TFRemBertForMaskedLM(TFRemBertLMHeadModel):
 
 
 @keras.saving.register_keras_serializable("tf_models")
-class TFRemBertForCausalLM(TFRemBertLMHeadModel):
+class TFRemBertForCausalLM(TFGenerationMixin, TFRemBertLMHeadModel):
     """RemBERT that predicts the next token; a decoder with `config.is_decoder`."""
 
     def __init__(self, config: RemBertConfig, **kwargs: Any) -> None:

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from zoo.families import FAMILIES
 
-from .in_graph import SPACE, TFSentencePieceTokenizer
+from .in_graph import SPACE, TFBertTokenizer, TFSentencePieceTokenizer
 
 Axes = dict[str, tuple[str, ...]]
 Tensors = dict[str, tf.Tensor]
@@ -48,6 +48,7 @@ class TextHead(tf.Module):
         max_length: tokens of a row; longer texts are cut.
         top_k: how many fills, tokens or spans.
         max_answer_length: of a span, in tokens.
+        generate: options of the model's `generate`, for heads that call it.
 
     Raises:
         ValueError: the tokenizer and the model do not fit together.
@@ -77,9 +78,11 @@ class TextHead(tf.Module):
         max_length: int,
         top_k: int,
         max_answer_length: int,
+        generate: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(name="text_head")
-        config = model.config
+        # Texts go into the encoder where there is one.
+        config = getattr(model.config, "encoder", model.config)
         positions = getattr(config, "max_position_embeddings", None)
         if positions is not None and max_length > positions:
             raise ValueError(
@@ -91,7 +94,7 @@ class TextHead(tf.Module):
                 f"the tokenizer has {len(tokenizer)} tokens, the model's vocab_size is "
                 f"{config.vocab_size}: call resize_token_embeddings({len(tokenizer)}) and save"
             )
-        layer = TFSentencePieceTokenizer.from_tokenizer(tokenizer, max_length=max_length)
+        layer = _layer(tokenizer, max_length)
         self.weights = [weight.value for weight in model.weights]
         self.pieces = layer.pieces
         # Behind functions, as a Module would track what is Keras', and wrap dictionaries.
@@ -101,12 +104,11 @@ class TextHead(tf.Module):
         functions = {
             "tokenize": tf.function(lambda *texts: layer(*texts), autograph=False),
             "split": tf.function(layer.pieces, autograph=False),
-            "run": tf.function(
-                lambda inputs: _tensors(model(**inputs, **self._options())), autograph=False
-            ),
+            "run": tf.function(lambda inputs: self._run(model, inputs), autograph=False),
         }
         self._call = lambda name, *inputs: functions[name](*inputs)
         self.top_k, self.max_answer_length = top_k, max_answer_length
+        self.generate: Callable[[], Mapping[str, Any]] = lambda: dict(generate or {})
         self.mask_token, self.mask_id = tokenizer.mask_token, tokenizer.mask_token_id
         self.id2label: Callable[[], Mapping[int, str]] = lambda: config.id2label
         self._special = tokenizer.build_inputs_with_special_tokens([-1])
@@ -144,6 +146,9 @@ class TextHead(tf.Module):
 
     # Parts.
 
+    def _run(self, model: Any, inputs: Tensors) -> Tensors:
+        return _tensors(model(**inputs, **self._options()))
+
     def _options(self) -> dict[str, Any]:
         options = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
         if getattr(self.model().config, "is_decoder", False):
@@ -178,7 +183,8 @@ class TextHead(tf.Module):
 
         Only the places asked for go through the head, which costs as much as several layers.
         """
-        logits = self.model().cls(states[None])[0]
+        model = self.model()
+        logits = (model.cls if hasattr(model, "cls") else model.lm_head)(states[None])[0]
         top = tf.math.top_k(tf.nn.softmax(logits), min(self.top_k, logits.shape[-1]))
         return logits, top.values, top.indices
 
@@ -368,6 +374,65 @@ class NextToken(TextHead):
         logits, scores, ids = self._best_words(states)
         tokens = tf.gather(self.vocabulary, ids)
         return {"tokens": tokens, "token_ids": ids, "scores": scores, "logits": logits}
+
+
+class GenerateText(TextHead):
+    """A text to the texts that the model makes of it, best first.
+
+    With an encoder they are answers, without one they begin with the text. `scores` are those of
+    beam search, there is none without it.
+    """
+
+    task = "ForSeq2SeqLM"
+    pair_inputs: ClassVar[Axes] = {}
+
+    @property
+    def _scored(self) -> Axes:
+        beams = self.generate().get("num_beams", self.model().generation_config.num_beams)
+        return {"scores": ("batch", "k")} if beams > 1 else {}
+
+    @property
+    def outputs(self) -> Axes:  # type: ignore[override]
+        return {"text": ("batch",), "texts": ("batch", "k"), **self._scored}
+
+    @property
+    def raw_outputs(self) -> Axes:  # type: ignore[override]
+        return {"sequences": ("batch", "k", "length"), **self._scored}
+
+    @property
+    def input_names(self) -> list[str]:
+        known = ("input_ids", *self.model()._generation_inputs(), "attention_mask")
+        return [name for name in super().input_names if name in known]
+
+    def _run(self, model: Any, inputs: Tensors) -> Tensors:
+        output = model.generate(
+            **inputs,
+            **self.generate(),
+            return_dict_in_generate=True,
+            output_scores=bool(self._scored),
+        )
+        batch = tf.shape(inputs["input_ids"])[0]
+        length = output.sequences.shape[1] or tf.shape(output.sequences)[1]
+        # (batch * k, length) -> (batch, k, length)
+        count = self.generate().get(
+            "num_return_sequences", model.generation_config.num_return_sequences
+        )
+        found = {"sequences": tf.reshape(output.sequences, [batch, count, length])}
+        if self._scored:
+            found["scores"] = tf.reshape(output.sequences_scores, [batch, count])
+        return found
+
+    def tokenize(self, text: tf.Tensor, text_pair: tf.Tensor | None = None) -> Tensors:
+        encoded = super().tokenize(text, text_pair)
+        return {name: encoded[name] for name in self.input_names}
+
+    def __call__(self, text: tf.Tensor) -> Tensors:
+        found = self.run(self.tokenize(text))
+        sequences = found.pop("sequences")
+        shape = tf.shape(sequences)
+        texts = self.layer().detokenize(tf.reshape(sequences, [-1, shape[2]]))
+        texts = tf.ensure_shape(tf.reshape(texts, shape[:2]), sequences.shape[:2])
+        return {"text": texts[:, 0], "texts": texts, **found}
 
 
 class ClassifyText(TextHead):
@@ -562,13 +627,22 @@ def _filled(offsets: tf.RaggedTensor) -> tf.Tensor:
 HEADS: dict[str, type[TextHead]] = {
     cls.task: cls
     for cls in (
-        TextHead, FillMask, NextToken, ClassifyText, Choose, LabelTokens, AnswerQuestion,
+        TextHead, FillMask, NextToken, GenerateText, ClassifyText, Choose, LabelTokens,
+        AnswerQuestion,
     )
 }  # fmt: skip
 
 
+def _layer(tokenizer: Any, max_length: int) -> TFSentencePieceTokenizer:
+    """The tokenizer in the graph."""
+    names = {base.__name__ for base in type(tokenizer).__mro__}
+    word_pieces = names.intersection(TFBertTokenizer.tokenizer_classes)
+    kind = TFBertTokenizer if word_pieces else TFSentencePieceTokenizer
+    return kind.from_tokenizer(tokenizer, max_length=max_length)
+
+
 def text_head(model: Any, tokenizer: Any, **options: Any) -> TextHead:
-    """The text head for a model.
+    """The text head for a model; a causal one generates if it gets options to `generate`.
 
     Args:
         model: of any family.
@@ -581,9 +655,16 @@ def text_head(model: Any, tokenizer: Any, **options: Any) -> TextHead:
     name = type(model).__name__.removeprefix("TF")
     config = model.config
     for family in FAMILIES.values():
-        for task, cls in family.models.items():
+        # A class that is there under two tasks is no bare model.
+        for task, cls in sorted(family.models.items(), key=lambda item: item[0] == "Model"):
             if cls == name and task in HEADS:
                 head = HEADS[task]
+                if options.get("generate"):
+                    if task not in ("ForSeq2SeqLM", "ForCausalLM"):
+                        raise ValueError(
+                            f"{', '.join(options['generate'])}: {name} generates no text"
+                        )
+                    head = GenerateText
                 if head is ClassifyText and (
                     config.problem_type == "regression"
                     or (config.problem_type is None and config.num_labels == 1)

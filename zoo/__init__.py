@@ -10,13 +10,32 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint, CheckpointError, LoadReport
-    from .configs import AutoConfig, PretrainedConfig, RemBertConfig
+    from .configs import (
+        AutoConfig,
+        BertGenerationConfig,
+        EncoderDecoderConfig,
+        PretrainedConfig,
+        RemBertConfig,
+    )
+    from .generation import (
+        BaseStreamer,
+        GenerationConfig,
+        MaxLengthCriteria,
+        MaxTimeCriteria,
+        StoppingCriteria,
+        StoppingCriteriaList,
+        TextIteratorStreamer,
+        TextStreamer,
+    )
     from .hub import HubError
     from .outputs import ModelOutput
     from .tokenizers import (
         AddedToken,
         AutoTokenizer,
         BatchEncoding,
+        BertGenerationTokenizer,
+        BertTokenizer,
+        BertTokenizerFast,
         RemBertTokenizer,
         RemBertTokenizerFast,
     )
@@ -25,27 +44,59 @@ __all__ = [
     "AddedToken",
     "AutoConfig",
     "AutoTokenizer",
+    "BaseStreamer",
     "BatchEncoding",
+    "BertGenerationConfig",
+    "BertGenerationTokenizer",
+    "BertTokenizer",
+    "BertTokenizerFast",
     "Checkpoint",
     "CheckpointError",
+    "EncoderDecoderConfig",
+    "GenerationConfig",
     "HubError",
     "LoadReport",
+    "MaxLengthCriteria",
+    "MaxTimeCriteria",
     "ModelOutput",
     "PretrainedConfig",
     "RemBertConfig",
     "RemBertTokenizer",
     "RemBertTokenizerFast",
+    "StoppingCriteria",
+    "StoppingCriteriaList",
+    "TextIteratorStreamer",
+    "TextStreamer",
 ]
 
 _MODULES = {
     "checkpoint": ("Checkpoint", "CheckpointError", "LoadReport"),
-    "configs": ("AutoConfig", "PretrainedConfig", "RemBertConfig"),
+    "configs": (
+        "AutoConfig",
+        "BertGenerationConfig",
+        "EncoderDecoderConfig",
+        "PretrainedConfig",
+        "RemBertConfig",
+    ),
+    "generation": (
+        "BaseStreamer",
+        "GenerationConfig",
+        "MaxLengthCriteria",
+        "MaxTimeCriteria",
+        "StoppingCriteria",
+        "StoppingCriteriaList",
+        "TextIteratorStreamer",
+        "TextStreamer",
+    ),
     "hub": ("HubError",),
     "outputs": ("ModelOutput",),
     "tokenizers": (
         "AddedToken",
         "AutoTokenizer",
         "BatchEncoding",
+        "BertGenerationTokenizer",
+        "BertTokenizer",
+        "BertTokenizerFast",
         "RemBertTokenizer",
         "RemBertTokenizerFast",
     ),

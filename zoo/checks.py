@@ -5,7 +5,8 @@ A dimension that is not known yet (None, while a graph is traced) fits everythin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Shape = Sequence[int | None]
@@ -89,6 +90,87 @@ def caches(config: Any, past_key_values: Sequence[Sequence[Any]], cross_attentio
             f"past_key_values: expected {layers} layers of {parts} tensors, "
             f"got {len(past_key_values)} of {min(map(len, past_key_values), default=0)}"
         )
+
+
+def both_halves(encoder: Any | None, decoder: Any | None) -> None:
+    """Checks that an EncoderDecoder is given both of its halves where it has no configuration."""
+    if encoder is None or decoder is None:
+        raise ValueError("expected a config, or both an encoder and a decoder")
+
+
+def halves(encoder: Any, decoder: Any, call: Callable[..., Any], config: Any) -> None:
+    """Checks that two models can be joined into an EncoderDecoder.
+
+    Args:
+        call: the decoder's `forward` or `call`.
+        config: the whole's.
+    """
+    if encoder.get_output_embeddings() is not None:
+        raise ValueError(
+            f"encoder: expected a model without language-model head, got {type(encoder).__name__}"
+        )
+    if "encoder_hidden_states" not in inspect.signature(call).parameters:
+        raise ValueError(f"decoder: {type(decoder).__name__} has no cross-attention")
+    if not decoder.config.add_cross_attention:
+        raise ValueError(
+            f"decoder: this {type(decoder).__name__} was made without cross-attention; make it "
+            "with config.is_decoder=True and config.add_cross_attention=True"
+        )
+    if encoder.config.is_decoder:
+        raise ValueError("encoder: config.is_decoder is True, expected False")
+    families = encoder.config.model_type, decoder.config.model_type
+    if config.tie_encoder_decoder and families[0] != families[1]:
+        raise ValueError(
+            f"tie_encoder_decoder: an encoder of the family {families[0]!r} cannot share its "
+            f"weights with a decoder of the family {families[1]!r}"
+        )
+
+
+def one_vocabulary(config: Any) -> None:
+    """Checks that an EncoderDecoder has one vocabulary, and not one for each half."""
+    if not config.tie_encoder_decoder:
+        raise NotImplementedError(
+            "resize_token_embeddings: encoder and decoder have a vocabulary each; use "
+            "model.encoder.resize_token_embeddings or model.decoder.resize_token_embeddings"
+        )
+
+
+def inputs_of_halves(
+    inputs: Mapping[str, Any], encoder: Callable[..., Any], decoder: Callable[..., Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Sorts the further inputs of an EncoderDecoder, refusing what neither half takes.
+
+    Args:
+        inputs: those of the decoder have `decoder_` in front.
+        encoder, decoder: their `forward` or `call`.
+    Returns:
+        The inputs of either half, under its own names.
+    """
+    if not inputs:
+        return {}, {}
+    takes = [set(inspect.signature(call).parameters) for call in (encoder, decoder)]
+    fixed = {"encoder_hidden_states", "encoder_attention_mask", "labels", "training"}
+    found: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    for name, value in inputs.items():
+        half = int(name.startswith("decoder_"))
+        own = name.removeprefix("decoder_")
+        if own not in takes[half] - fixed:
+            known = sorted(takes[0] - fixed | {f"decoder_{x}" for x in takes[1] - fixed})
+            raise ValueError(f"{name}: neither half has such an input; they take {known}")
+        found[half][own] = value
+    return found
+
+
+def decoder_inputs(config: Any, labels: bool) -> None:
+    """Checks that a decoder's inputs can be made of labels."""
+    if not labels:
+        raise ValueError("expected decoder_input_ids, decoder_inputs_embeds or labels, got none")
+    for name in ("decoder_start_token_id", "pad_token_id"):
+        if getattr(config, name) is None:
+            raise ValueError(
+                f"config.{name} is None: set it, or pass decoder_input_ids; the decoder's inputs "
+                "are the labels shifted right behind the start token, with padding for -100"
+            )
 
 
 def span(start_positions: Any | None, end_positions: Any | None) -> bool:

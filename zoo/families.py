@@ -13,6 +13,8 @@ class Family:
         config: configuration class.
         slow_tokenizer: tokenizer class in Python, or None.
         fast_tokenizer: tokenizer class on the `tokenizers` library, or None.
+        prefix: what stands before the base model's names in a head model's; empty where a head
+            model is no base model with something more.
         models: task (the ending of an Auto class's name) -> PyTorch class; the Keras class has
             the same name with TF in front.
     """
@@ -21,6 +23,7 @@ class Family:
     config: str
     slow_tokenizer: str | None
     fast_tokenizer: str | None
+    prefix: str
     models: Mapping[str, str]
 
 
@@ -31,6 +34,7 @@ FAMILIES: dict[str, Family] = {
         config="RemBertConfig",
         slow_tokenizer="RemBertTokenizer",
         fast_tokenizer="RemBertTokenizerFast",
+        prefix="rembert",
         models={
             "Model": "RemBertModel",
             "ForMaskedLM": "RemBertForMaskedLM",
@@ -41,7 +45,41 @@ FAMILIES: dict[str, Family] = {
             "ForQuestionAnswering": "RemBertForQuestionAnswering",
         },
     ),
+    "bert-generation": Family(
+        module="bert_generation",
+        config="BertGenerationConfig",
+        slow_tokenizer="BertGenerationTokenizer",
+        fast_tokenizer=None,
+        prefix="bert",
+        models={"Model": "BertGenerationEncoder", "ForCausalLM": "BertGenerationDecoder"},
+    ),
+    "encoder-decoder": Family(
+        module="encoder_decoder",
+        config="EncoderDecoderConfig",
+        slow_tokenizer=None,  # the encoder's
+        fast_tokenizer=None,
+        prefix="",
+        models={"Model": "EncoderDecoderModel", "ForSeq2SeqLM": "EncoderDecoderModel"},
+    ),
 }
+
+
+# Published model types that the zoo has tokenizers of, but no models: slow and fast class.
+TOKENIZERS: dict[str, tuple[str | None, str | None]] = {
+    "bert": ("BertTokenizer", "BertTokenizerFast"),
+}
+
+
+def tokenizers_of(model_type: str | None) -> tuple[str | None, str | None]:
+    """The slow and the fast tokenizer class of a `model_type`, None for one that there is not.
+
+    Raises:
+        ValueError: the type is missing or unknown; lists those that are known.
+    """
+    if model_type in TOKENIZERS:
+        return TOKENIZERS[model_type]
+    family = family_of(model_type)
+    return family.slow_tokenizer, family.fast_tokenizer
 
 
 def family_of(model_type: str | None) -> Family:

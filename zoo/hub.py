@@ -6,6 +6,11 @@ from pathlib import Path
 
 from . import files
 
+# The keywords that say where and how to look, as `resolve_file` takes them.
+ARGUMENTS = (
+    "revision", "cache_dir", "token", "local_files_only", "force_download", "subfolder",
+)  # fmt: skip
+
 
 class HubError(OSError, ValueError):
     """A folder, repository or file that is not there or cannot be reached."""

@@ -508,6 +508,9 @@ def _read_stream(file: _Map) -> tuple[Any, _Place]:
 _LEAVES = {"kernel": "weight", "embeddings": "weight", "gamma": "weight", "beta": "bias"}
 
 
+_PARTS_OF_AN_ENCODER = ("embeddings", "encoder", "pooler")
+
+
 def published_key(name: str, drop_model: bool = True) -> str:
     """The published key of a weight of the published TF classes.
 
@@ -517,6 +520,9 @@ def published_key(name: str, drop_model: bool = True) -> str:
     """
     name = re.sub(r"[^/]*___([^/]*)", r"\1", name.removesuffix(":0")).replace("_._", "/")
     parts = name.split("/")[1 if drop_model else 0 :]
+    # In a composite the encoder's own name stands between; only there does "encoder" come first.
+    if parts[0] == "encoder" and len(parts) > 2 and parts[1] not in _PARTS_OF_AN_ENCODER:
+        del parts[1]
     parts[-1:] = [_LEAVES.get(leaf, leaf) for leaf in parts[-1:]]
     return ".".join(parts)
 

@@ -68,6 +68,24 @@ class ModelOutput(OrderedDict):
         return tuple(OrderedDict.__getitem__(self, name) for name in self.fields if name in self)
 
 
+class BaseModelOutput(ModelOutput):
+    """Of an encoder; the fields are as below."""
+
+    last_hidden_state: Any
+    hidden_states: Any
+    attentions: Any
+
+
+class BaseModelOutputWithPastAndCrossAttentions(ModelOutput):
+    """Of a bare encoder or decoder without pooler; the fields are as below."""
+
+    last_hidden_state: Any
+    past_key_values: Any
+    hidden_states: Any
+    attentions: Any
+    cross_attentions: Any
+
+
 class BaseModelOutputWithPoolingAndCrossAttentions(ModelOutput):
     """Of a bare encoder or decoder.
 
@@ -103,6 +121,26 @@ class CausalLMOutputWithCrossAttentions(ModelOutput):
     hidden_states: Any
     attentions: Any
     cross_attentions: Any
+
+
+class Seq2SeqLMOutput(ModelOutput):
+    """Of an encoder with a decoder.
+
+    `loss` scalar; `logits` `(batch, decoder_sequence, vocab)`; `past_key_values`,
+    `decoder_hidden_states`, `decoder_attentions` and `cross_attentions` of the decoder;
+    `encoder_last_hidden_state` `(batch, sequence, encoder_hidden)`, `encoder_hidden_states` and
+    `encoder_attentions` of the encoder.
+    """
+
+    loss: Any
+    logits: Any
+    past_key_values: Any
+    decoder_hidden_states: Any
+    decoder_attentions: Any
+    cross_attentions: Any
+    encoder_last_hidden_state: Any
+    encoder_hidden_states: Any
+    encoder_attentions: Any
 
 
 class SequenceClassifierOutput(ModelOutput):

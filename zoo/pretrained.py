@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import inspect
 import logging
 import math
@@ -15,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import checkpoint, files, hub
+from .configs import PretrainedConfig
+from .generation import GENERATION_CONFIG_NAME, GenerationConfig, Generator
 
 logger = logging.getLogger("zoo")
 
@@ -27,9 +30,7 @@ WEIGHT_FILES = (
     "tf_model.h5",
     "tf_model.h5.index.json",
 )
-HUB_ARGUMENTS = (
-    "revision", "cache_dir", "token", "local_files_only", "force_download", "subfolder",
-)  # fmt: skip
+HUB_ARGUMENTS = hub.ARGUMENTS
 
 Reader = Callable[[], np.ndarray]
 Tensors = Mapping[str, tuple[str, tuple[int, ...], Reader]]
@@ -41,6 +42,7 @@ class Source(NamedTuple):
     config: Any
     checkpoint: checkpoint.Checkpoint
     init_kwargs: dict[str, Any]
+    generation_config: GenerationConfig | None  # None where there is no such file
 
 
 def find_weights(name_or_path: str | os.PathLike[str], **hub_arguments: Any) -> Path:
@@ -84,7 +86,55 @@ def open_source(
         elif kwargs:
             config = type(config).from_dict(config.to_dict(), **kwargs)
         weights = checkpoint.Checkpoint.open(find_weights(name_or_path, **hub_arguments))
-    return Source(config, weights, init_kwargs)
+        generation_config = None
+        if issubclass(model_class, Generator):
+            path = hub.resolve_file(name_or_path, GENERATION_CONFIG_NAME, **hub_arguments)
+            if path is not None:
+                fields = {name: x for name, x in kwargs.items() if name in GenerationConfig._fields}
+                generation_config = GenerationConfig.from_file(path, **fields)
+    return Source(config, weights, init_kwargs, generation_config)
+
+
+def split_halves(
+    encoder: str | os.PathLike[str] | None,
+    decoder: str | os.PathLike[str] | None,
+    kwargs: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Sorts the keywords of `from_encoder_decoder_pretrained`.
+
+    Args:
+        encoder, decoder: where the halves are, None for one that is given as a model.
+        kwargs: all of them.
+    Returns:
+        Those of the encoder, of the decoder, and the fields of the whole configuration.
+    """
+    halves: dict[str, dict[str, Any]] = {"encoder": {}, "decoder": {}}
+    fields, shared = {}, {}
+    for name, value in kwargs.items():
+        half, _, argument = name.partition("_")
+        if name in (*HUB_ARGUMENTS, "dtype", "torch_dtype"):
+            shared[name] = value
+        elif half in halves and name not in PretrainedConfig._fields:
+            halves[half][argument] = value
+        else:
+            fields[name] = value
+    for half, place in (("encoder", encoder), ("decoder", decoder)):
+        own = halves[half]
+        if "model" in own:
+            more = sorted(set(own) - {"model"})
+            if more or place is not None:
+                other = more[0] if more else "pretrained_model_name_or_path"
+                raise ValueError(f"{half}_model: given together with {half}_{other}")
+            continue
+        if place is None:
+            raise ValueError(
+                f"{half}_pretrained_model_name_or_path: expected a folder or repository, or a "
+                f"model as {half}_model"
+            )
+        is_decoder = half == "decoder"
+        flags = {"is_decoder": is_decoder, "add_cross_attention": is_decoder}
+        halves[half] = shared | own | flags
+    return halves["encoder"], halves["decoder"], fields
 
 
 def plan(
@@ -127,6 +177,12 @@ def announce(
         logger.warning("%s from %s:\n%s", model_class.__name__, name_or_path, report)
 
 
+@functools.cache
+def warn_once(text: str) -> None:
+    """Warns in these words the first time, and says nothing from then on."""
+    logger.warning(text)
+
+
 def loading_info(report: checkpoint.LoadReport) -> dict[str, Any]:
     """The report under the published names of `output_loading_info`."""
     return {
@@ -149,7 +205,12 @@ def save(
     config.architectures = [type(model).__name__.removeprefix("TF")]
     config.torch_dtype = dtype
     text = config.to_json_string()
-    checkpoint.save(folder, tensors, config_text=text, max_shard_size=max_shard_size)
+    extra = {}
+    if isinstance(model, Generator):
+        extra[GENERATION_CONFIG_NAME] = model._generation_config_text()
+    checkpoint.save(
+        folder, tensors, config_text=text, extra_files=extra, max_shard_size=max_shard_size
+    )
 
 
 def vocabulary_size(config: Any, wanted: int | None, multiple: int | None) -> int:

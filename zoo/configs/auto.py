@@ -55,8 +55,11 @@ class AutoConfig:
         values, overrides = PretrainedConfig.get_config_dict(place, **kwargs)
         model_type = values.get("model_type")
         if model_type not in FAMILIES:
+            classes = map(config_class, FAMILIES)
+            also = [cls.__name__ for cls in classes if model_type in cls.also_opens]
+            hint = f"; {also[0]} and the classes of its family open it" if also else ""
             raise ValueError(
                 f"{place}: config.json has model_type {model_type!r}, "
-                f"expected one of {sorted(FAMILIES)}"
+                f"expected one of {sorted(FAMILIES)}{hint}"
             )
         return config_class(model_type)._from_file(values, place, unused, overrides)

@@ -58,16 +58,16 @@ def _dtype_name(value: Any) -> Any:
     return text.removeprefix("torch.") if is_dtype else value
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A deep copy of `value` in JSON's own types where it has an equivalent there."""
     if isinstance(value, PretrainedConfig):
         return value.to_dict()
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, set | frozenset):
-        return sorted(_plain(item) for item in value)
+        return sorted(plain(item) for item in value)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return value if callable(value) else copy.deepcopy(value)
     return int(value) if isinstance(value, numbers.Integral) else float(value)
@@ -88,6 +88,7 @@ class PretrainedConfig:
     model_type: ClassVar[str] = ""
     attribute_map: ClassVar[dict[str, str]] = {}  # another name of a field -> the field
     is_composition: ClassVar[bool] = False
+    also_opens: ClassVar[tuple[str, ...]] = ()  # other model types whose files describe this model
 
     # Known names that have no default: checked where they are given.
     optional_fields: ClassVar[dict[str, Rule]] = {
@@ -359,7 +360,7 @@ class PretrainedConfig:
         values = {**values, **self._shadowed, "model_type": self.model_type}
         # Second names: read into a field, and written back with it where the file had them.
         values |= {name: getattr(self, name) for name in SECOND_NAMES if name in self._loaded_keys}
-        return {name: _plain(value) for name, value in values.items()}
+        return {name: plain(value) for name, value in values.items()}
 
     def to_diff_dict(self) -> dict[str, Any]:
         """What `config.json` holds: the family's fields, keys that the file had or that no class
@@ -520,7 +521,9 @@ class PretrainedConfig:
         cls, values: dict[str, Any], place: str, return_unused_kwargs: bool, overrides: Any
     ) -> Any:
         found = values.get("model_type")
-        if found and cls.model_type and found != cls.model_type:
+        if found in cls.also_opens:
+            values = {name: item for name, item in values.items() if name != "model_type"}
+        elif found and cls.model_type and found != cls.model_type:
             raise ValueError(
                 f"{place} holds a {found!r} model, {cls.__name__} opens {cls.model_type!r}; "
                 "AutoConfig picks the class by itself"

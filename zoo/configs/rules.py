@@ -109,6 +109,7 @@ Activation = Annotated[
         lambda value: callable(value) or one_of(ACTIVATIONS).accepts(value),
     ),
 ]
+PositionEmbeddingType = Annotated[str, one_of(POSITION_EMBEDDING_TYPES)]
 ProblemType = Annotated[str | None, one_of(PROBLEM_TYPES, optional=True)]
 LabelNames = Annotated[
     dict[int, str], Rule("a dictionary with the keys 0, 1, ... to label names", _is_label_names)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from .auto import AutoTokenizer
     from .base import PreTrainedTokenizerBase
+    from .bert_generation import BertGenerationTokenizer
     from .encoding import (
         BatchEncoding,
         CharSpan,
@@ -22,11 +23,15 @@ if TYPE_CHECKING:
     from .rembert import RemBertTokenizer, RemBertTokenizerFast
     from .sentencepiece import SentencePieceTokenizer
     from .slow import PreTrainedTokenizer
+    from .wordpiece import BertTokenizer, BertTokenizerFast
 
 __all__ = [
     "AddedToken",
     "AutoTokenizer",
     "BatchEncoding",
+    "BertGenerationTokenizer",
+    "BertTokenizer",
+    "BertTokenizerFast",
     "CharSpan",
     "PaddingStrategy",
     "PreTrainedTokenizer",
@@ -43,6 +48,7 @@ __all__ = [
 _MODULES = {
     "auto": ("AutoTokenizer",),
     "base": ("PreTrainedTokenizerBase",),
+    "bert_generation": ("BertGenerationTokenizer",),
     "encoding": (
         "BatchEncoding",
         "CharSpan",
@@ -55,6 +61,7 @@ _MODULES = {
     "rembert": ("RemBertTokenizer", "RemBertTokenizerFast"),
     "sentencepiece": ("SentencePieceTokenizer",),
     "slow": ("PreTrainedTokenizer",),
+    "wordpiece": ("BertTokenizer", "BertTokenizerFast"),
 }
 
 

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from .. import hub
-from ..families import FAMILIES, family_of
+from ..families import FAMILIES, TOKENIZERS, tokenizers_of
 from .base import PreTrainedTokenizerBase
 from .fast import PreTrainedTokenizerFast
 from .saving import CONFIG_FILE, TOKENIZER_FILE, read_json
@@ -31,7 +31,8 @@ class AutoTokenizer:
         """Opens a tokenizer from a folder or from the hub.
 
         The class is `tokenizer_class` of tokenizer_config.json, else that of config.json, else the
-        one of the `model_type` in config.json.
+        one of the `model_type` in config.json. A model made of an encoder and a decoder has its
+        encoder's, unless its folder holds a vocabulary of WordPieces: then `BertTokenizer`.
 
         Args:
             pretrained_model_name_or_path: folder or repository name.
@@ -50,38 +51,49 @@ class AutoTokenizer:
         where = {name: kwargs[name] for name in hub_names if name in kwargs}
         name = os.fspath(pretrained_model_name_or_path)
         if tokenizer_type is not None:
-            family = family_of(tokenizer_type)
-            chosen = _choose(family.slow_tokenizer, family.fast_tokenizer, use_fast)
+            chosen = _choose(*tokenizers_of(tokenizer_type), use_fast)
             return chosen.from_pretrained(name, *init_inputs, **kwargs)
 
         class_name = read_json(hub.resolve_file(name, CONFIG_FILE, **where)).get("tokenizer_class")
-        if class_name is None:
-            model_type = getattr(config, "model_type", None)
-            if config is None:
-                model_config = read_json(hub.resolve_file(name, "config.json", **where))
-                class_name = model_config.get("tokenizer_class")
-                model_type = model_config.get("model_type")
-            if class_name is None and model_type is None:
-                raise ValueError(
-                    f"{name}: neither {CONFIG_FILE} nor config.json names a tokenizer_class or a "
-                    "model_type; use a tokenizer class by its name"
-                )
-            if class_name is None:
-                family = family_of(model_type)
-                chosen = _choose(family.slow_tokenizer, family.fast_tokenizer, use_fast)
-                return chosen.from_pretrained(name, *init_inputs, **kwargs)
-        chosen = _by_name(name, class_name, use_fast)
+        if class_name is not None:
+            chosen = _by_name(name, class_name, use_fast)
+            return chosen.from_pretrained(name, *init_inputs, **kwargs)
+        described = (
+            read_json(hub.resolve_file(name, "config.json", **where))
+            if config is None
+            else config.to_dict()
+        )
+        encoder = described.get("encoder")
+        if described.get("tokenizer_class") is None and isinstance(encoder, dict):
+            described = encoder
+        class_name, model_type = described.get("tokenizer_class"), described.get("model_type")
+        if class_name is not None:
+            chosen = _by_name(name, class_name, use_fast)
+        elif model_type is not None:
+            chosen = _choose(*tokenizers_of(model_type), use_fast)
+            needed = chosen.vocab_files_names.values()
+            if not any(hub.resolve_file(name, file, **where) for file in needed):
+                # A released bundle of BertGeneration halves has the vocabulary of a BERT.
+                wordpiece = _choose(*TOKENIZERS["bert"], use_fast)
+                if hub.resolve_file(name, wordpiece.vocab_files_names["vocab_file"], **where):
+                    chosen = wordpiece
+        else:
+            raise ValueError(
+                f"{name}: neither {CONFIG_FILE} nor config.json names a tokenizer_class or a "
+                "model_type; use a tokenizer class by its name"
+            )
         return chosen.from_pretrained(name, *init_inputs, **kwargs)
 
 
 def _by_name(name: str, class_name: str, use_fast: bool) -> type[PreTrainedTokenizerBase]:
     base = class_name.removesuffix("Fast")
-    for family in FAMILIES.values():
-        if base in (family.slow_tokenizer, (family.fast_tokenizer or "").removesuffix("Fast")):
-            return _choose(family.slow_tokenizer, family.fast_tokenizer, use_fast)
+    pairs = [*map(tokenizers_of, FAMILIES), *TOKENIZERS.values()]
+    for slow, fast in pairs:
+        if base in (slow, (fast or "").removesuffix("Fast")):
+            return _choose(slow, fast, use_fast)
     if base in ("PreTrainedTokenizer", "TokenizersBackend"):
         return PreTrainedTokenizerFast
-    known = sorted(f.slow_tokenizer for f in FAMILIES.values() if f.slow_tokenizer)
+    known = sorted({slow for slow, _ in pairs if slow})
     raise ValueError(
         f"{name}: tokenizer_class {class_name!r} is unknown, expected one of {known} (a "
         f"{TOKENIZER_FILE} opens with PreTrainedTokenizerFast whatever the class)"

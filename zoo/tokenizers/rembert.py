@@ -18,10 +18,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
-from .base import PreTrainedTokenizerBase
-from .fast import PreTrainedTokenizerFast
+from .cls_sep import ClsSepFastMixin, ClsSepMixin
 from .saving import TOKENIZER_FILE
 from .sentencepiece import (
     UNIGRAM,
@@ -32,35 +31,6 @@ from .sentencepiece import (
 )
 
 VOCAB_FILE = "sentencepiece.model"
-
-
-class ClsSepMixin(PreTrainedTokenizerBase):
-    """[CLS] text [SEP], or [CLS] text [SEP] second text [SEP] with the types 0 and 1."""
-
-    def build_inputs_with_special_tokens(
-        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
-    ) -> list[int]:
-        cls, sep = [self.cls_token_id], [self.sep_token_id]
-        if token_ids_1 is None:
-            return cls + token_ids_0 + sep
-        return cls + token_ids_0 + sep + token_ids_1 + sep
-
-    def create_token_type_ids_from_sequences(
-        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
-    ) -> list[int]:
-        types = [0] * (len(token_ids_0) + 2)
-        return types if token_ids_1 is None else types + [1] * (len(token_ids_1) + 1)
-
-    def get_special_tokens_mask(
-        self,
-        token_ids_0: list[int],
-        token_ids_1: list[int] | None = None,
-        already_has_special_tokens: bool = False,
-    ) -> list[int]:
-        if already_has_special_tokens:
-            return super().get_special_tokens_mask(token_ids_0, token_ids_1, True)
-        mask = [1] + [0] * len(token_ids_0) + [1]
-        return mask if token_ids_1 is None else mask + [0] * len(token_ids_1) + [1]
 
 
 class RemBertTokenizer(ClsSepMixin, SentencePieceTokenizer):
@@ -121,7 +91,7 @@ class RemBertTokenizer(ClsSepMixin, SentencePieceTokenizer):
         return ["".join(c for c in text if not unicodedata.combining(c)) for text in decomposed]
 
 
-class RemBertTokenizerFast(ClsSepMixin, PreTrainedTokenizerFast):
+class RemBertTokenizerFast(ClsSepFastMixin):
     """RemBERT's tokenizer on the `tokenizers` library.
 
     It is read from a tokenizer.json, and made from the SentencePiece model where there is none.
@@ -217,22 +187,12 @@ class RemBertTokenizerFast(ClsSepMixin, PreTrainedTokenizerFast):
             steps.append(normalizers.Lowercase())
         return normalizers.Sequence(steps + ([charsmap] if charsmap is not None else []))
 
-    def _set_template(self) -> None:
-        """Tells the library which special tokens surround a text."""
-        cls, sep = self.cls_token, self.sep_token
-        self._tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{cls}:0 $A:0 {sep}:0",
-            pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
-            special_tokens=[(cls, self.cls_token_id), (sep, self.sep_token_id)],
-        )
-
     def _apply_overrides(self, overrides: Mapping[str, Any]) -> None:
         """Arguments typed in code apply to what was read from a tokenizer.json, too."""
         if {"do_lower_case", "remove_space", "keep_accents"} & set(overrides):
             self._tokenizer.normalizer = self._normalizer(_charsmap(self._tokenizer.normalizer))
             self._changed()
-        if {"cls_token", "sep_token"} & set(overrides):
-            self._set_template()
+        super()._apply_overrides(overrides)
 
     def _vocabulary_files(self) -> dict[str, bytes]:
         if self._vocab_bytes is None:

@@ -197,7 +197,7 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
     def _load(self) -> None:
         import sentencepiece
 
-        self.sp_model = sentencepiece.SentencePieceProcessor(**self.sp_model_kwargs)
+        self.sp_model = sentencepiece.SentencePieceProcessor(**_sampling(self.sp_model_kwargs))
         try:
             self.sp_model.LoadFromSerializedProto(self.sp_model_proto)
         except (RuntimeError, OSError) as error:
@@ -271,6 +271,20 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
 
     def _vocabulary_files(self) -> dict[str, bytes]:
         return {self.vocab_files_names["vocab_file"]: self._vocab_bytes}
+
+
+def _sampling(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of `SentencePieceProcessor` in its own words.
+
+    As published, `nbest_size` 0 or 1 samples nothing and any negative number samples from all
+    splits; the library takes -1 and numbers above 1.
+    """
+    size = options.get("nbest_size")
+    if size is None or not options.get("enable_sampling"):
+        return options
+    if size in (0, 1):
+        return {k: v for k, v in options.items() if k != "nbest_size"} | {"enable_sampling": False}
+    return options | {"nbest_size": max(size, -1)}
 
 
 def _refuse_surrogates(text: str) -> None:

@@ -154,7 +154,7 @@ class PreTrainedTokenizer(PreTrainedTokenizerBase):
     def _add_tokens(self, tokens: list[AddedToken]) -> int:
         count = 0
         for token in tokens:
-            if self.do_lower_case and token.normalized and not token.special:
+            if self._lowers and token.normalized and not token.special:
                 token = changed(token, content=token.content.lower())
             index = self._added_ids.get(token.content)
             if index is None:
@@ -208,9 +208,14 @@ class PreTrainedTokenizer(PreTrainedTokenizerBase):
             )
         return self._protected
 
+    @property
+    def _lowers(self) -> bool:
+        """Whether text is lower-cased before tokens are looked for."""
+        return self.do_lower_case
+
     def _lower(self, texts: list[str]) -> list[str]:
         """Lower-cased texts, in which special tokens keep their case."""
-        if not self.do_lower_case:
+        if not self._lowers:
             return texts
         protected = self.protected
         kept = protected.candidates(texts)

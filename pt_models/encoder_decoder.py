@@ -1,0 +1,323 @@
+"""An encoder and a decoder of the zoo in one sequence-to-sequence model.
+
+Paper: Rothe et al. 2020, "Leveraging pre-trained checkpoints for sequence generation tasks",
+section 2. Weights: google/roberta2roberta_L-24_*, google/bert2bert_L-24_*, or two checkpoints of
+one's own. The decoder attends to the encoder's last hidden states, projected where the widths
+differ; the halves may share their weights (section 2.2, "shared").
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from zoo import checks, pretrained
+from zoo.configs import EncoderDecoderConfig
+from zoo.outputs import BaseModelOutput, ModelOutput, Seq2SeqLMOutput
+
+from .auto import AutoModel, AutoModelForCausalLM
+from .bert import Cache
+from .generation import GenerationMixin, positions
+from .losses import IGNORED, cross_entropy
+from .modeling import PreTrainedModel, default
+
+
+def shift_tokens_right(labels: Tensor, pad_token_id: int, decoder_start_token_id: int) -> Tensor:
+    """What a decoder reads to predict the labels: the start token, then all but the last of them.
+
+    Args:
+        labels: `(batch, sequence)`; -100 becomes padding.
+    Returns:
+        `(batch, sequence)`.
+    """
+    start = torch.full_like(labels[:, :1], decoder_start_token_id)
+    shifted = torch.cat([start, labels[:, :-1]], dim=1)
+    return shifted.masked_fill(shifted == IGNORED, pad_token_id)
+
+
+class EncoderDecoderModel(GenerationMixin, PreTrainedModel):
+    """An encoder and a decoder with cross-attention.
+
+    Args:
+        config: the configuration; by default made of those of the halves.
+        encoder: a model without language-model head; by default a new one.
+        decoder: a language model with cross-attention; by default a new one.
+    Raises:
+        ValueError: nothing to build from, or halves that do not fit.
+    """
+
+    config_class = EncoderDecoderConfig
+    base_model_prefix = "encoder_decoder"
+    optional_weights = (r"\.crossattention\.", r"^encoder\.pooler\.", r"^enc_to_dec_proj\.")
+
+    def __init__(
+        self,
+        config: EncoderDecoderConfig | None = None,
+        encoder: PreTrainedModel | None = None,
+        decoder: PreTrainedModel | None = None,
+    ) -> None:
+        if config is None:
+            checks.both_halves(encoder, decoder)
+            config = EncoderDecoderConfig.from_encoder_decoder_configs(
+                encoder.config, decoder.config
+            )
+        super().__init__(config)
+        if encoder is None:
+            encoder = AutoModel.from_config(config.encoder)
+        if decoder is None:  # released configurations leave out what goes without saying
+            config.decoder.is_decoder = config.decoder.add_cross_attention = True
+            decoder = AutoModelForCausalLM.from_config(config.decoder)
+        checks.halves(encoder, decoder, decoder.forward, config)
+        self.encoder, self.decoder = encoder, decoder
+        decoder.config.is_decoder = True
+        # One object each: what is changed in a half is changed in the whole.
+        config.encoder, config.decoder = self.encoder.config, self.decoder.config
+        width = config.decoder.hidden_size
+        if config.encoder.hidden_size != width:
+            self.enc_to_dec_proj = nn.Linear(config.encoder.hidden_size, width)
+            for name, parameter in self.enc_to_dec_proj.named_parameters():
+                self._init_parameter(self.enc_to_dec_proj, name, parameter)
+        self.tie_weights()
+
+    def _init_parameter(self, module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        """As in the half that has it; the projection counts as the decoder's."""
+        inside = any(part is module for part in self.encoder.modules())
+        (self.encoder if inside else self.decoder)._init_parameter(module, name, parameter)
+
+    def get_encoder(self) -> PreTrainedModel:
+        return self.encoder
+
+    def get_decoder(self) -> PreTrainedModel:
+        return self.decoder
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.encoder.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Linear | None:
+        return self.decoder.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        self.decoder.set_output_embeddings(value)
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None
+    ) -> nn.Embedding:
+        """Gives the vocabulary that the halves share another size.
+
+        Raises:
+            NotImplementedError: the halves have a vocabulary each; resize theirs.
+        """
+        checks.one_vocabulary(self.config)
+        self.decoder.resize_token_embeddings(new_num_tokens, pad_to_multiple_of)
+        self.encoder.resize_token_embeddings(new_num_tokens, pad_to_multiple_of)
+        self.tie_weights()
+        return self.get_input_embeddings()
+
+    def tied_weights(self) -> dict[str, str]:
+        halves = {"encoder": self.encoder, "decoder": self.decoder}
+        tied = {
+            f"{half}.{alias}": f"{half}.{source}"
+            for half, model in halves.items()
+            for alias, source in model.tied_weights().items()
+        }
+        if self.config.tie_encoder_decoder:
+            of_decoder = self.decoder.state_dict()
+            for name in self.encoder.state_dict():
+                source = f"{self.decoder.base_model_prefix}.{name}"
+                if source in of_decoder:
+                    tied[f"encoder.{name}"] = f"decoder.{source}"
+        return tied
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
+        """Recomputes each layer's activations in the backward pass, to save memory.
+
+        Args:
+            gradient_checkpointing_kwargs: passed to `torch.utils.checkpoint.checkpoint`.
+        """
+        for half in (self.encoder, self.decoder):
+            half.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+
+    def gradient_checkpointing_disable(self) -> None:
+        for half in (self.encoder, self.decoder):
+            half.gradient_checkpointing_disable()
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        return any(half.is_gradient_checkpointing for half in (self.encoder, self.decoder))
+
+    @classmethod
+    def from_encoder_decoder_pretrained(
+        cls,
+        encoder_pretrained_model_name_or_path: str | os.PathLike[str] | None = None,
+        decoder_pretrained_model_name_or_path: str | os.PathLike[str] | None = None,
+        *model_args: Any,
+        **kwargs: Any,
+    ) -> Self:
+        """Joins two checkpoints; what the decoder lacks (its cross-attention) starts anew.
+
+        Args:
+            encoder_pretrained_model_name_or_path: folder or repository of the encoder.
+            decoder_pretrained_model_name_or_path: the same of the decoder.
+            model_args: further positional arguments of the encoder's constructor.
+            kwargs: `encoder_` or `decoder_` and an argument of that half's `from_pretrained`;
+                `encoder_model`, `decoder_model` for a half that is there already; `dtype` and
+                where to look on the hub, for both; fields of the whole configuration, such as
+                `tie_encoder_decoder`.
+        """
+        places = (encoder_pretrained_model_name_or_path, decoder_pretrained_model_name_or_path)
+        of_encoder, of_decoder, fields = pretrained.split_halves(*places, kwargs)
+        encoder, decoder = of_encoder.pop("model", None), of_decoder.pop("model", None)
+        if encoder is None:
+            encoder = AutoModel.from_pretrained(places[0], *model_args, **of_encoder)
+        if decoder is None:
+            decoder = AutoModelForCausalLM.from_pretrained(places[1], **of_decoder)
+        config = EncoderDecoderConfig.from_encoder_decoder_configs(
+            encoder.config, decoder.config, **fields
+        )
+        return cls(config, encoder, decoder).eval()
+
+    def _generation_inputs(self) -> tuple[str, ...]:
+        own = (
+            "attention_mask", "inputs_embeds", "encoder_outputs", "decoder_input_ids",
+            "decoder_attention_mask", "decoder_head_mask",
+        )  # fmt: skip
+        further = ("token_type_ids", "position_ids", "head_mask")
+        takes = inspect.signature(self.encoder.forward).parameters
+        return (*own, *(name for name in further if name in takes))
+
+    def _encode(
+        self, inputs: dict[str, Any], flags: Mapping[str, bool]
+    ) -> tuple[ModelOutput, dict[str, Any]]:
+        inputs = dict(inputs)
+        encoder_outputs = inputs.pop("encoder_outputs", None)
+        head_mask, mask = inputs.pop("decoder_head_mask", None), inputs.get("attention_mask")
+        if encoder_outputs is None:
+            takes = inspect.signature(self.encoder.forward).parameters
+            if mask is not None and mask.dim() == 2 and "position_ids" in takes:
+                # Padding in front of a text does not move it.
+                inputs.setdefault("position_ids", positions(mask))
+            encoder_outputs = self.encoder(**inputs, **flags, return_dict=True)
+        elif not isinstance(encoder_outputs, ModelOutput):
+            encoder_outputs = BaseModelOutput(*encoder_outputs)
+        encoded = {"encoder_hidden_states": self._projected(encoder_outputs[0])}
+        further = {"encoder_attention_mask": mask, "head_mask": head_mask}
+        encoded |= {name: x for name, x in further.items() if x is not None}
+        return encoder_outputs, encoded
+
+    def _decode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor,
+        past_key_values: Any,
+        encoded: Mapping[str, Any],
+        **kwargs: Any,
+    ) -> Any:
+        return self.decoder._decode(
+            input_ids, attention_mask, position_ids, past_key_values, encoded, **kwargs
+        )
+
+    def _projected(self, encoded: Tensor) -> Tensor:
+        """The encoder's states at the decoder's width: `(batch, sequence, hidden)`."""
+        same = self.config.encoder.hidden_size == self.config.decoder.hidden_size
+        return encoded if same else self.enc_to_dec_proj(encoded)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: ModelOutput | tuple[Any, ...] | None = None,
+        past_key_values: tuple[Cache, ...] | None = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> Seq2SeqLMOutput | tuple[Any, ...]:
+        """
+        Args:
+            input_ids: `(batch, sequence)`, of the encoder.
+            attention_mask: `(batch, sequence)`; 1 attend, 0 do not; in both halves.
+            decoder_input_ids: `(batch, decoder_sequence)`; made of the labels if not given.
+            decoder_attention_mask: `(batch, decoder_sequence)` with the past's positions.
+            encoder_outputs: of an earlier call, instead of the encoder's inputs; the first is its
+                last hidden states `(batch, sequence, encoder_hidden)`.
+            past_key_values: of an earlier call; then only the new tokens are passed.
+            inputs_embeds: `(batch, sequence, encoder_embedding)`, instead of `input_ids`.
+            decoder_inputs_embeds: the same for the decoder.
+            labels: `(batch, decoder_sequence)`, what the decoder predicts at each position, not
+                shifted; -100 is left out of the loss.
+            use_cache, output_attentions, output_hidden_states, return_dict: what to return;
+                by default as the configurations say.
+            kwargs: further inputs of the encoder, and of the decoder with `decoder_` in front.
+        """
+        return_dict = default(return_dict, self.config.use_return_dict)
+        wanted = {"return_dict": return_dict}
+        # Where neither the call nor the whole asks, the halves' own configurations do.
+        if output_attentions is not None or self.config.output_attentions:
+            wanted["output_attentions"] = default(output_attentions, True)
+        if output_hidden_states is not None or self.config.output_hidden_states:
+            wanted["output_hidden_states"] = default(output_hidden_states, True)
+        of_encoder, of_decoder = checks.inputs_of_halves(
+            kwargs, self.encoder.forward, self.decoder.forward
+        )
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                inputs_embeds=inputs_embeds,
+                **wanted,
+                **of_encoder,
+            )
+        elif not isinstance(encoder_outputs, ModelOutput):
+            encoder_outputs = BaseModelOutput(*encoder_outputs)
+        if decoder_input_ids is None and decoder_inputs_embeds is None:
+            checks.decoder_inputs(self.config, labels is not None)
+            decoder_input_ids = shift_tokens_right(
+                labels, self.config.pad_token_id, self.config.decoder_start_token_id
+            )
+        decoded = self.decoder(
+            input_ids=decoder_input_ids,
+            attention_mask=decoder_attention_mask,
+            inputs_embeds=decoder_inputs_embeds,
+            encoder_hidden_states=self._projected(encoder_outputs[0]),
+            encoder_attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **wanted,
+            **of_decoder,
+        )
+        loss = None if labels is None else cross_entropy(decoded[0], labels)
+        if not return_dict:
+            encoder_outputs = (
+                encoder_outputs.to_tuple()
+                if isinstance(encoder_outputs, ModelOutput)
+                else encoder_outputs
+            )
+            return (() if loss is None else (loss,)) + decoded + encoder_outputs
+        return Seq2SeqLMOutput(
+            loss,
+            decoded.logits,
+            decoded.past_key_values,
+            decoded.hidden_states,
+            decoded.attentions,
+            decoded.cross_attentions,
+            encoder_outputs.last_hidden_state,
+            encoder_outputs.hidden_states,
+            encoder_outputs.attentions,
+        )
