@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from . import index_cli
+
 app = typer.Typer(
     help="One checkpoint, two frameworks: convert, inspect, verify, export.",
     no_args_is_help=True,
@@ -17,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.add_typer(index_cli.app, name="index")
 
 
 class Format(StrEnum):

@@ -1,0 +1,397 @@
+"""Search by maximum inner product: our indexes, bare ScaNN and faiss in one run, on one thread.
+
+    python benchmarks/retrieval_speed.py --rows 1000000 --dimension 128 [--leaves 2000]
+    python benchmarks/retrieval_speed.py --growth 100000,300000,1000000 --dimension 128
+
+Clustered unit vectors, queries from the same clusters. Processor time of a query, asked for one by
+one and in batches of 256, and recall@10 against exact search. Every engine shows the quickest of
+its settings that reaches a recall. `--growth` measures how building, memory and folder grow, and
+what that makes for the two published corpora.
+"""
+
+from __future__ import annotations
+
+# ruff: noqa: E402
+import os
+
+for _name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+    os.environ[_name] = "1"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import argparse
+import functools
+import gc
+import math
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from zoo.retrieval import build_index, open_index, tuning
+from zoo.retrieval.exact import exact_top
+from zoo.retrieval.scann import build_scann
+
+K = 10
+BATCH = 256
+TARGETS = (0.9, 0.95, 0.99)
+CORPORA = {"REALM, 13.35M x 128": (13_353_718, 128), "wiki_dpr, 21.0M x 768": (21_015_300, 768)}
+
+
+class Point(NamedTuple):
+    """One setting of one engine; seconds are per query."""
+
+    settings: str
+    recall: float
+    single: float
+    batch: float
+
+
+def clustered(rows: int, dimension: int, seed: int, centres: int, noise: float) -> np.ndarray:
+    """Unit vectors around random directions, block by block."""
+    directions = np.random.default_rng(0).normal(size=(centres, dimension)).astype(np.float32)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    out = np.empty((rows, dimension), np.float32)
+    random = np.random.default_rng(seed)
+    for start in range(0, rows, 1 << 16):
+        block = out[start : start + (1 << 16)]
+        block[:] = random.standard_normal(block.shape, np.float32)
+        block *= noise / math.sqrt(dimension)
+        block += directions[random.integers(centres, size=len(block))]
+        block /= np.linalg.norm(block, axis=1, keepdims=True)
+    return out
+
+
+def measured(search: Callable[[np.ndarray], np.ndarray], queries: np.ndarray, truth: np.ndarray,
+             settings: str, ones: int = 200, rounds: int = 2) -> Point:  # fmt: skip
+    """Recall, and the better of some rounds one by one and in batches."""
+    single, batch = [], []
+    for _ in range(rounds):
+        start = time.process_time()
+        for row in range(ones):
+            search(queries[row : row + 1])
+        single.append((time.process_time() - start) / ones)
+        start = time.process_time()
+        found = [search(queries[at : at + BATCH]) for at in range(0, len(queries), BATCH)]
+        batch.append((time.process_time() - start) / len(queries))
+    recall = tuning.recall(np.concatenate(found), truth)
+    return Point(settings, recall, min(single), min(batch))
+
+
+def found(index: Any, asked: np.ndarray) -> np.ndarray:
+    return index.search(asked, K)[0]
+
+
+def quickest(points: list[Point], target: float, by: str) -> Point | None:
+    good = [point for point in points if point.recall >= target]
+    return min(good, key=lambda point: getattr(point, by)) if good else None
+
+
+def scann_points(
+    searcher: Any, leaves: int, queries: np.ndarray, truth: np.ndarray, reorders: Sequence[int]
+) -> Iterator[Point]:
+    """A grid by hand over one structure, through ScaNN's own wrapper."""
+    from scann.scann_ops.py.scann_ops_pybind import ScannSearcher
+
+    searcher.set_num_threads(1)
+    bare = ScannSearcher(searcher)
+    for share in (0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3):
+        looked = max(round(share * leaves), 1)
+        for reorder in reorders:
+
+            def search(asked: np.ndarray, looked: int = looked, reorder: int = reorder) -> Any:
+                if len(asked) == 1:
+                    return bare.search(asked[0], K, reorder, looked)[0][None]
+                return bare.search_batched(asked, K, reorder, looked)[0]
+
+            about = f"{looked} of {leaves} leaves, {reorder}"
+            point = measured(search, queries, truth, about, 100, 1)
+            yield point
+        if point.recall > 0.995:
+            return
+
+
+def faiss_points(vectors: np.ndarray, leaves: int, queries: np.ndarray,
+                 truth: np.ndarray) -> dict[str, list[Point]]:  # fmt: skip
+    try:
+        import faiss
+    except ImportError:
+        print("faiss is not installed: pip install faiss-cpu")
+        return {}
+    faiss.omp_set_num_threads(1)
+    dimension = vectors.shape[1]
+    found: dict[str, list[Point]] = {}
+    flat = faiss.IndexFlatIP(dimension)
+    flat.add(vectors)
+    found["faiss Flat"] = [
+        measured(lambda asked: flat.search(asked, K)[1], queries[:BATCH], truth[:BATCH], "", 20)
+    ]
+    start = time.process_time()
+    scan = faiss.index_factory(
+        dimension, f"IVF{leaves},PQ{dimension // 2}x4fs,RFlat", faiss.METRIC_INNER_PRODUCT
+    )
+    scan.train(vectors[: 100 * leaves])
+    scan.add(vectors)
+    print(f"faiss IVF fast-scan: built in {time.process_time() - start:.0f} s", flush=True)
+    points = []
+    inner = faiss.extract_index_ivf(scan)
+    for probes in (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 200, 300):
+        for factor in (3, 6, 10, 20):
+            inner.nprobe = min(probes, leaves)
+            scan.k_factor = factor
+            points.append(
+                measured(lambda asked: scan.search(asked, K)[1], queries, truth,
+                         f"{probes} of {leaves} lists, {factor * K}", 100, 1)
+            )  # fmt: skip
+        if points[-1].recall > 0.995:
+            break
+    found["faiss IVF fast-scan"] = points
+    gc.collect()
+    start = time.process_time()
+    graph = faiss.IndexHNSWFlat(dimension, 16, faiss.METRIC_INNER_PRODUCT)
+    graph.hnsw.efConstruction = 64
+    graph.add(vectors)
+    print(f"faiss HNSW: built in {time.process_time() - start:.0f} s", flush=True)
+    points = []
+    for depth in (16, 32, 64, 128, 256, 512, 1024):
+        graph.hnsw.efSearch = depth
+        points.append(
+            measured(lambda asked: graph.search(asked, K)[1], queries, truth, f"ef {depth}", 100, 1)
+        )
+        if points[-1].recall > 0.995:
+            break
+    found["faiss HNSW"] = points
+    return found
+
+
+def overhead(index: Any, queries: np.ndarray, rounds: int = 15) -> tuple[float, float]:
+    """Time through our interface over that of bare ScaNN, one by one and in batches."""
+    from scann.scann_ops.py.scann_ops_pybind import ScannSearcher
+
+    segment = index._state.parts[0].segment
+    bare = ScannSearcher(segment._searcher)
+    leaves, reorder = segment.leaves, segment.reorder_for(K)
+    ones = [queries[row : row + 1] for row in range(300)]
+    bare_ones = [query[0] for query in ones]
+    ratios: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        times = []
+        for call in (
+            lambda: [bare.search(query, K, reorder, leaves) for query in bare_ones],
+            lambda: [index.search(query, K) for query in ones],
+            lambda: bare.search_batched(queries, K, reorder, leaves),
+            lambda: index.search(queries, K),
+        ):
+            start = time.thread_time()
+            call()
+            times.append(time.thread_time() - start)
+        ratios[0].append(times[1] / times[0])
+        ratios[1].append(times[3] / times[2])
+    return statistics.median(ratios[0]), statistics.median(ratios[1])
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    rows, dimension = arguments.rows, arguments.dimension
+    leaves = arguments.leaves or round(2 * math.sqrt(rows))
+    make = dict(centres=arguments.centres or rows // 100, noise=arguments.noise)
+    vectors = clustered(rows, dimension, 1, **make)
+    queries = clustered(arguments.queries, dimension, 2, **make)
+    real = clustered(2000, dimension, 3, **make)  # what the settings are tuned with
+    start = time.process_time()
+    truth = exact_top(queries, vectors, K)[0]
+    print(f"truth in {time.process_time() - start:.0f} s", flush=True)
+    engines: dict[str, list[Point]] = {}
+    exact = build_index(vectors, kind="exact")
+    engines["ours, exact"] = [
+        measured(lambda asked: exact.search(asked, K)[0], queries, truth, "numpy", 20)
+    ]
+    no_soar = {"soar_lambda": None, "overretrieve_factor": None}
+    for name, changed, reorders in (
+        ("ScaNN plain", {"spherical": False} | no_soar, (100,)),
+        ("ScaNN spherical", no_soar, (60, 100, 200)),
+        ("ScaNN spherical, SOAR", {}, (60, 100, 200)),
+    ):
+        settings = tuning.default_settings(rows, leaves=leaves)
+        settings["tree"] |= changed
+        start = time.process_time()
+        searcher = build_scann(vectors, settings)
+        print(f"{name}: built in {time.process_time() - start:.0f} s", flush=True)
+        engines[name] = list(scann_points(searcher, leaves, queries, truth, reorders))
+        for point in engines[name]:
+            if point.settings.startswith(f"{round(0.05 * leaves)} of") and "100" in point.settings:
+                print(f"{name}, {point.settings}: recall {point.recall:.3f}")
+        del searcher
+    rounds = []
+    start = time.process_time()
+    index = build_index(vectors, kind="scann", target_recall=0.95, queries=real)
+    print(f"ours: compared and built in {time.process_time() - start:.0f} s", flush=True)
+    for row in index.stats()["report"]["compared"]:
+        print(
+            f"  {row['rows']} rows, {row['settings'].get('tree')}, {row['settings']['reorder']}: "
+            f"recall {row['recall']:.3f}, {1e3 * row['seconds']:.3f} ms"
+        )
+    for target in TARGETS:
+        tuned = tuning.tune(
+            index._state.parts[0].segment, vectors, real, target=target, k=K, seed=1
+        )
+        built = index.stats()["settings"]
+        about = (
+            f"target {target}, tuned: {built['leaves']} of "
+            f"{built['built'].get('tree', {}).get('num_leaves')} leaves, {built['reorder']}, "
+            f"{built['built']['reorder']['quantize']}"
+            f"{', SOAR' if 'soar_lambda' in built['built'].get('tree', {}) else ''}; "
+            f"said {tuned.recall:.3f}"
+        )
+        rounds.append(measured(functools.partial(found, index), queries, truth, about, 300, 3))
+        if target == 0.95:
+            single, batch = overhead(index, queries)
+            print(f"over bare ScaNN with the same settings: single {single:.3f}, batch {batch:.3f}")
+            folder = tempfile.mkdtemp(dir=arguments.scratch)
+            index.save(folder)
+            size = sum(path.stat().st_size for path in Path(folder).iterdir()) / 1e9
+            start, busy = time.perf_counter(), time.process_time()
+            open_index(folder)
+            spent, busy = time.perf_counter() - start, time.process_time() - busy
+            print(
+                f"opened {size:.2f} GB in {spent:.2f} s, {spent / size:.2f} s per GB; processor "
+                f"time {busy / size:.2f} s per GB",
+                flush=True,
+            )
+            shutil.rmtree(folder)
+    del index
+    gc.collect()
+    engines["ours, ScaNN"] = rounds
+    engines |= faiss_points(vectors, leaves, queries, truth)
+    table(engines, f"{rows:,} x {dimension}")
+
+
+def table(engines: dict[str, list[Point]], title: str) -> None:
+    print(f"\n### {title}\n")
+    print("| recall@10 | engine | single ms | settings | batch ms | settings |")
+    print("|---|---|---|---|---|---|")
+    for target in TARGETS:
+        for name, points in engines.items():
+            best = [quickest(points, target, by) for by in ("single", "batch")]
+            if best[0] is None or best[1] is None:
+                print(f"| {target} | {name} | not reached | | | |")
+                continue
+            single, batch = best
+            print(
+                f"| {target} | {name} | {1e3 * single.single:.3f} | {single.settings} "
+                f"({single.recall:.3f}) | {1e3 * batch.batch:.3f} | {batch.settings} "
+                f"({batch.recall:.3f}) |"
+            )
+    exact = engines["ours, exact"][0]
+    best = [quickest(engines["ours, ScaNN"], 0.95, by) for by in ("single", "batch")]
+    if best[0] and best[1]:
+        print(
+            f"\nAt recall 0.95, over exact search: single {exact.single / best[0].single:.0f}x, "
+            f"batch {exact.batch / best[1].batch:.0f}x."
+        )
+
+
+def resident() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024
+
+
+def growth(arguments: argparse.Namespace) -> None:
+    """Builds of growing size with the settings that need the least memory."""
+    dimension, precision = arguments.dimension, arguments.precision
+    counts = [int(count) for count in arguments.growth.split(",")]
+    found = []
+    print(f"\n### Growth, {dimension} dimensions, {precision}\n")
+    print("| rows | build s | memory MB | while building MB | folder MB | open s |")
+    print("|---|---|---|---|---|---|")
+    for rows in counts:
+        folder = Path(tempfile.mkdtemp(dir=arguments.scratch))
+        path = folder / "vectors.npy"
+        np.save(path, clustered(rows, dimension, 1, arguments.centres or rows // 100,
+                                arguments.noise))  # fmt: skip
+        gc.collect()
+        before = resident()
+        mapped = np.load(path, mmap_mode="r")
+        start = time.process_time()
+        settings = tuning.default_settings(rows, leaves=round(2 * math.sqrt(rows)),
+                                           precision=precision)  # fmt: skip
+        peak: list[int] = []
+        make = functools.partial(
+            build_index, mapped, settings=settings, leaves=20, reorder=100, keep_vectors=False
+        )
+        index = watched(make, peak)
+        seconds = time.process_time() - start
+        index.save(folder / "index")
+        size = sum(p.stat().st_size for p in (folder / "index").iterdir())
+        del index
+        gc.collect()
+        base = resident()
+        start = time.perf_counter()
+        index = open_index(folder / "index")
+        spent = time.perf_counter() - start
+        memory = resident() - base
+        del index
+        gc.collect()
+        shutil.rmtree(folder)
+        found.append((rows, seconds, memory, max(peak) - before, size))
+        print(
+            f"| {rows:,} | {seconds:.0f} | {memory / 1e6:.0f} | {(max(peak) - before) / 1e6:.0f} "
+            f"| {size / 1e6:.0f} | {spent:.2f} |",
+            flush=True,
+        )
+    for name, (rows, width) in CORPORA.items():
+        if width != dimension or len(found) < 2:
+            continue
+        (n, seconds, memory, peak_bytes, size), first = found[-1], found[0]
+        power = math.log(seconds / first[1]) / math.log(n / first[0])
+        scale = rows / n
+        print(
+            f"\n{name}: build {seconds * scale**power / 3600:.1f} h on one thread (time grows with "
+            f"the power {power:.2f}), memory {memory * scale / 1e9:.1f} GB, while building "
+            f"{peak_bytes * scale / 1e9:.1f} GB at once, folder {size * scale / 1e9:.1f} GB."
+        )
+
+
+def watched(build: Callable[[], Any], peak: list[int]) -> Any:
+    """Runs a build and notes the largest resident memory meanwhile."""
+    import threading
+
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.05):
+            peak.append(resident())
+
+    thread = threading.Thread(target=watch)
+    peak.append(resident())
+    thread.start()
+    try:
+        return build()
+    finally:
+        done.set()
+        thread.join()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--dimension", type=int, default=128)
+    parser.add_argument("--queries", type=int, default=1024)
+    parser.add_argument("--leaves", type=int, help="of the settings by hand and of faiss")
+    parser.add_argument("--centres", type=int, help="clusters; by default rows / 100")
+    parser.add_argument("--noise", type=float, default=1.2, help="length beside the centre's 1")
+    parser.add_argument("--growth", help="numbers of rows; only this is measured then")
+    parser.add_argument("--precision", default="int8", help="of --growth")
+    parser.add_argument("--scratch", help="folder for saved indexes")
+    arguments = parser.parse_args()
+    growth(arguments) if arguments.growth else compare(arguments)
+
+
+if __name__ == "__main__":
+    main()
