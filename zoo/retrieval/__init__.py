@@ -8,15 +8,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .documents import DocumentIndex
     from .index import Index, build_index, choose_kind, open_index
     from .local import LocalIndex
     from .milvus import MilvusIndex
+    from .passages import Document, Passage, PassageStore
     from .store import RetrievalError
 
 __all__ = [
+    "Document",
+    "DocumentIndex",
     "Index",
     "LocalIndex",
     "MilvusIndex",
+    "Passage",
+    "PassageStore",
     "RetrievalError",
     "build_index",
     "choose_kind",
@@ -24,9 +30,11 @@ __all__ = [
 ]
 
 _MODULES = {
+    "documents": ("DocumentIndex",),
     "index": ("Index", "build_index", "choose_kind", "open_index"),
     "local": ("LocalIndex",),
     "milvus": ("MilvusIndex",),
+    "passages": ("Document", "Passage", "PassageStore"),
     "store": ("RetrievalError",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
