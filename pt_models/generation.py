@@ -46,7 +46,7 @@ from .logits import (
 )
 
 # After so many steps, with so many to come, weights are packed: that costs what a few steps save.
-PACK_AFTER, PACK_BEFORE = 2, 8
+PACK_AFTER, PACK_BEFORE = 1, 8
 PACKED_BYTES = 2**28
 # The score that the second and later beams start from: they are copies of the first.
 COPY = -1e9
