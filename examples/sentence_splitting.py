@@ -162,9 +162,10 @@ def report(name, model, tokenizer, pairs, length, as_tensor):
             **{key: as_tensor(x) for key, x in inputs.items()}, num_beams=4, max_length=length
         )
         predictions += tokenizer.batch_decode(np.asarray(tokens), skip_special_tokens=False)
-    special = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
-    for token in special:
+    for token in (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token):
         predictions = [text.replace(token, " ") for text in predictions]
+    # In the data it stands apart.
+    predictions = [text.replace(SEPARATOR, f" {SEPARATOR} ") for text in predictions]
     predictions = [" ".join(text.split()) for text in predictions]
     sources, references = (
         [" ".join(text.split()) for text in side] for side in zip(*pairs, strict=True)
@@ -191,12 +192,12 @@ def main():
     parser.add_argument("--data", help="a TSV to train on")
     parser.add_argument("--held-out", help="a TSV to test on; by default a part of --data")
     parser.add_argument("--output", default="sentence_splitting_output")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--length", type=int, default=64, help="the most tokens of a side")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--tests", type=int, default=64, help="how many held-out sentences")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -228,7 +229,8 @@ def main():
         "vocab_size": len(tokenizer), "hidden_size": options.hidden,
         "num_hidden_layers": options.layers, "num_attention_heads": 4,
         "intermediate_size": 4 * options.hidden, "max_position_embeddings": options.length,
-        "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+        "initializer_range": options.hidden**-0.5, "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
     }  # fmt: skip
     config = EncoderDecoderConfig.from_encoder_decoder_configs(
         BertGenerationConfig(**sizes),
