@@ -161,10 +161,12 @@ def report(name, model, tokenizer, pairs, length, as_tensor):
         tokens = model.generate(
             **{key: as_tensor(x) for key, x in inputs.items()}, num_beams=4, max_length=length
         )
-        predictions += tokenizer.batch_decode(np.asarray(tokens), skip_special_tokens=False)
+        # Tokens stand apart in the data, also before punctuation.
+        predictions += tokenizer.batch_decode(
+            np.asarray(tokens), clean_up_tokenization_spaces=False
+        )
     for token in (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token):
         predictions = [text.replace(token, " ") for text in predictions]
-    # In the data it stands apart.
     predictions = [text.replace(SEPARATOR, f" {SEPARATOR} ") for text in predictions]
     predictions = [" ".join(text.split()) for text in predictions]
     sources, references = (
