@@ -118,8 +118,13 @@ def scann_points(
             return
 
 
-def faiss_points(vectors: np.ndarray, leaves: int, queries: np.ndarray,
-                 truth: np.ndarray) -> dict[str, list[Point]]:  # fmt: skip
+def faiss_points(
+    vectors: np.ndarray,
+    leaves: int,
+    queries: np.ndarray,
+    truth: np.ndarray,
+    without: Sequence[str],
+) -> dict[str, list[Point]]:
     try:
         import faiss
     except ImportError:
@@ -142,8 +147,8 @@ def faiss_points(vectors: np.ndarray, leaves: int, queries: np.ndarray,
     print(f"faiss IVF fast-scan: built in {time.process_time() - start:.0f} s", flush=True)
     points = []
     inner = faiss.extract_index_ivf(scan)
-    for probes in (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 200, 300):
-        for factor in (3, 6, 10, 20):
+    for probes in (2, 4, 8, 16, 32, 64, 100, 150, 200, 300, 450, 700):
+        for factor in (6, 12, 25):
             inner.nprobe = min(probes, leaves)
             scan.k_factor = factor
             points.append(
@@ -153,6 +158,8 @@ def faiss_points(vectors: np.ndarray, leaves: int, queries: np.ndarray,
         if points[-1].recall > 0.995:
             break
     found["faiss IVF fast-scan"] = points
+    if "HNSW" in without:
+        return found
     gc.collect()
     start = time.process_time()
     graph = faiss.IndexHNSWFlat(dimension, 16, faiss.METRIC_INNER_PRODUCT)
@@ -218,6 +225,8 @@ def compare(arguments: argparse.Namespace) -> None:
         ("ScaNN spherical", no_soar, (60, 100, 200)),
         ("ScaNN spherical, SOAR", {}, (60, 100, 200)),
     ):
+        if name.split()[-1] in arguments.without:
+            continue
         settings = tuning.default_settings(rows, leaves=leaves)
         settings["tree"] |= changed
         start = time.process_time()
@@ -268,7 +277,7 @@ def compare(arguments: argparse.Namespace) -> None:
     del index
     gc.collect()
     engines["ours, ScaNN"] = rounds
-    engines |= faiss_points(vectors, leaves, queries, truth)
+    engines |= faiss_points(vectors, leaves, queries, truth, arguments.without)
     table(engines, f"{rows:,} x {dimension}")
 
 
@@ -386,6 +395,8 @@ def main() -> None:
     parser.add_argument("--leaves", type=int, help="of the settings by hand and of faiss")
     parser.add_argument("--centres", type=int, help="clusters; by default rows / 100")
     parser.add_argument("--noise", type=float, default=1.2, help="length beside the centre's 1")
+    parser.add_argument("--without", default=[], type=lambda text: text.split(","),
+                        help="some of plain, spherical, HNSW")  # fmt: skip
     parser.add_argument("--growth", help="numbers of rows; only this is measured then")
     parser.add_argument("--precision", default="int8", help="of --growth")
     parser.add_argument("--scratch", help="folder for saved indexes")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
 import os
 import secrets
@@ -63,10 +64,11 @@ class _State:
     added: np.ndarray
     added_ids: np.ndarray
 
-    @property
-    def plain(self) -> bool:
-        """Whether there is one segment and nothing else."""
-        return len(self.parts) == 1 and not len(self.removed) and not len(self.added)
+    @functools.cached_property
+    def alone(self) -> Part | None:
+        """The segment where there is one and nothing else."""
+        alone = len(self.parts) == 1 and not len(self.removed) and not len(self.added)
+        return self.parts[0] if alone else None
 
     def rows(self) -> int:
         return self.base + len(self.added) - len(self.removed)
@@ -172,10 +174,10 @@ class LocalIndex(Index):
             self._check_options(state, options)
         if not len(queries):
             return np.empty((0, k), np.int64), np.empty((0, k), np.float32)
-        if state.plain:  # nothing to merge, and every microsecond counts
-            part = state.parts[0]
-            rows, scores = part.segment.search(queries, k, **options)
-            return _padded(part.ids_of(rows), scores, k)
+        alone = state.alone
+        if alone is not None:  # nothing to merge, and every microsecond counts
+            rows, scores = alone.segment.search(queries, k, **options)
+            return _padded(alone.ids_of(rows), scores, k)
         found = [self._search_part(state, part, queries, k, options) for part in state.parts]
         if len(state.added):
             found.append(_search_added(state, queries, k))

@@ -16,7 +16,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +130,12 @@ def saving(folder: str | os.PathLike[str]) -> Iterator[Writer]:
 
 
 class Reader:
-    """The files of an index inside an `opening` block."""
+    """The files of an index inside an `opening` block; each is given when it has been checked."""
 
-    def __init__(self, folder: Path, manifest: dict[str, Any]):
+    def __init__(self, folder: Path, manifest: dict[str, Any], checks: Mapping[str, Future[None]]):
         self.folder = folder
         self.manifest = manifest
+        self._checks = checks
 
     def array(self, name: str, *, mapped: bool = False) -> np.ndarray:
         """An array of the folder.
@@ -155,8 +156,9 @@ class Reader:
 
     def path(self, name: str) -> Path:
         """Path of a listed file."""
-        if name not in self.manifest["files"]:
+        if name not in self._checks:
             raise RetrievalError(f"{self.folder / MANIFEST} does not list {name!r}")
+        self._checks[name].result()
         return self.folder / name
 
 
@@ -180,10 +182,18 @@ def opening(folder: str | os.PathLike[str], *, verify: bool = True) -> Iterator[
             manifest = _read(folder)
         except FileNotFoundError:
             raise RetrievalError(f"{folder} holds no index: there is no {MANIFEST}") from None
-        listed = manifest["files"]
-        with ThreadPoolExecutor(_CHECKERS) as pool:  # the first of them that fails is raised
-            list(pool.map(lambda name: _check_file(folder / name, listed[name], verify), listed))
-        yield Reader(folder, manifest)
+        # In threads, since ScaNN can load one file while the next one is being checked.
+        with ThreadPoolExecutor(_CHECKERS) as pool:
+            checks = {
+                name: pool.submit(_check_file, folder / name, entry, verify)
+                for name, entry in manifest["files"].items()
+            }
+            try:
+                yield Reader(folder, manifest, checks)
+                for check in checks.values():
+                    check.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
 
 
 def manifest_of(folder: str | os.PathLike[str]) -> dict[str, Any]:

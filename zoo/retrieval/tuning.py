@@ -21,7 +21,8 @@ from .scann import PRECISIONS, ScannSegment, build_scann
 from .store import RetrievalError
 
 SAMPLE_QUERIES = 1000
-SAMPLE_ROWS = 100_000  # on which structures are compared
+SAMPLE_ROWS = 100_000  # on which structures are compared, fewer where they are wide
+_SAMPLE_NUMBERS = 25_600_000
 TREE_ROWS = 20_000  # fewer are hashed without partitions
 # Vectors that a partition is trained with. On 100,000 clustered vectors and 632 partitions, 158
 # for each gave recall 0.92 where 63 gave 0.80, and 20 iterations more than ScaNN's usual 12.
@@ -315,8 +316,9 @@ def choose_structure(
     rows = len(vectors)
     random = np.random.default_rng(seed)
     sample = vectors
-    if rows > SAMPLE_ROWS:
-        sample = vectors[np.sort(random.choice(rows, SAMPLE_ROWS, replace=False))]
+    size = min(SAMPLE_ROWS, max(_SAMPLE_NUMBERS // vectors.shape[1], TREE_ROWS))
+    if rows > size:
+        sample = vectors[np.sort(random.choice(rows, size, replace=False))]
     sample = np.ascontiguousarray(sample, np.float32)
     asked, own = held_out(sample, queries, seed)
     truth = true_rows(sample, asked, k, own)
