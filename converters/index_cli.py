@@ -31,6 +31,7 @@ class Kind(StrEnum):
     auto = "auto"
     exact = "exact"
     scann = "scann"
+    milvus = "milvus"
 
 
 class Engine(StrEnum):
@@ -51,6 +52,20 @@ Quoting = Annotated[bool, typer.Option(help="Whether fields of a TSV file may be
 Skip = Annotated[
     bool, typer.Option("--skip-errors", help="Count what cannot be read and pass over it.")
 ]
+Name = Annotated[
+    str | None, typer.Option("--id", help="Of a single document; by default its path.")
+]
+QueryModel = Annotated[
+    str | None, typer.Option(help="Checkpoint for queries, where it is another one.")
+]
+Queries = Annotated[
+    Path | None, typer.Option(help="File with a real query a line, to tune the index by.")
+]
+Workers = Annotated[int, typer.Option(min=1, help="Processes that embed.")]
+WorkersBy = Annotated[Engine, typer.Option(help="What starts the workers.")]
+ShardSize = Annotated[int, typer.Option(min=1, help="Passages embedded at a time.")]
+BatchTokens = Annotated[int, typer.Option(min=1, help="Of a batch of the encoder.")]
+Sources = Annotated[list[Path], typer.Argument(help="Files or folders of documents.")]
 
 
 @app.command()
@@ -60,12 +75,10 @@ def build(
     model: Annotated[
         str | None, typer.Option(help="Checkpoint of the encoder: folder or repository.")
     ] = None,
-    query_model: Annotated[
-        str | None, typer.Option(help="Checkpoint for queries, where it is another one.")
-    ] = None,
+    query_model: QueryModel = None,
     framework: InFramework = Framework.pt,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that embed.")] = 1,
-    engine: Annotated[Engine, typer.Option(help="What starts the workers.")] = Engine.processes,
+    workers: Workers = 1,
+    engine: WorkersBy = Engine.processes,
     format: Format = None,
     block_length: Annotated[
         int | None,
@@ -84,13 +97,15 @@ def build(
         bool, typer.Option("--normalize", help="Scale vectors to length one.")
     ] = False,
     kind: Annotated[Kind, typer.Option(help="Of the index.")] = Kind.auto,
+    uri: Annotated[
+        str | None,
+        typer.Option(help="Of a Milvus server, or a path for milvus-lite; see MILVUS_TOKEN."),
+    ] = None,
     target_recall: Annotated[float, typer.Option(help="That ScaNN is tuned for.")] = 0.95,
     index_shards: Annotated[int, typer.Option(min=1, help="Parts of the index.")] = 1,
-    queries: Annotated[
-        Path | None, typer.Option(help="File with a real query a line, to tune the index by.")
-    ] = None,
-    shard_size: Annotated[int, typer.Option(min=1, help="Passages embedded at a time.")] = 4096,
-    batch_tokens: Annotated[int, typer.Option(min=1, help="Of a batch of the encoder.")] = 8192,
+    queries: Queries = None,
+    shard_size: ShardSize = 4096,
+    batch_tokens: BatchTokens = 8192,
     device: Device = None,
     threads: Threads = None,
     encoding: Encoding = "utf-8",
@@ -119,9 +134,14 @@ def build(
         if model is None:
             raise ValueError("--model: expected a checkpoint, by whose word pieces to split")
         block_length = _default_length(model, max_length)
+    if (kind is Kind.milvus) != (uri is not None):
+        raise ValueError("--kind milvus and --uri: one is given without the other")
+    if uri is not None and index_shards > 1:
+        raise ValueError("--index-shards: a Milvus server shards by itself")
     settings = run.new_settings(
         found, model, query_model=query_model, length=block_length, own_vectors=own_vectors,
-        index={"kind": kind.value, "target_recall": target_recall, "shards": index_shards},
+        index={"kind": kind.value, "uri": uri} if uri is not None else
+        {"kind": kind.value, "target_recall": target_recall, "shards": index_shards},
         encoder=encoder, field=field, max_length=max_length, normalize=normalize or None,
     )  # fmt: skip
     rank, world = _rank()
@@ -146,10 +166,8 @@ def build(
 @app.command()
 def add(
     folder: Folder,
-    sources: Annotated[list[Path], typer.Argument(help="Files or folders of documents.")],
-    name: Annotated[
-        str | None, typer.Option("--id", help="Of a single document; by default its path.")
-    ] = None,
+    sources: Sources,
+    name: Name = None,
     framework: InFramework = Framework.pt,
     format: Format = None,
     encoding: Encoding = "utf-8",
@@ -176,10 +194,8 @@ def add(
 @app.command()
 def update(
     folder: Folder,
-    sources: Annotated[list[Path], typer.Argument(help="Files or folders of documents.")],
-    name: Annotated[
-        str | None, typer.Option("--id", help="Of a single document; by default its path.")
-    ] = None,
+    sources: Sources,
+    name: Name = None,
     framework: InFramework = Framework.pt,
     format: Format = None,
     encoding: Encoding = "utf-8",
@@ -221,17 +237,13 @@ def refresh(
     model: Annotated[
         str | None, typer.Option(help="Another checkpoint, whose vectors replace all.")
     ] = None,
-    query_model: Annotated[
-        str | None, typer.Option(help="Checkpoint for queries, where it is another one.")
-    ] = None,
+    query_model: QueryModel = None,
     framework: InFramework = Framework.pt,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that embed.")] = 1,
-    engine: Annotated[Engine, typer.Option(help="What starts the workers.")] = Engine.processes,
-    queries: Annotated[
-        Path | None, typer.Option(help="File with a real query a line, to tune the index by.")
-    ] = None,
-    shard_size: Annotated[int, typer.Option(min=1, help="Passages embedded at a time.")] = 4096,
-    batch_tokens: Annotated[int, typer.Option(min=1, help="Of a batch of the encoder.")] = 8192,
+    workers: Workers = 1,
+    engine: WorkersBy = Engine.processes,
+    queries: Queries = None,
+    shard_size: ShardSize = 4096,
+    batch_tokens: BatchTokens = 8192,
     device: Device = None,
     threads: Threads = None,
     as_json: Json = False,
@@ -255,6 +267,8 @@ def refresh(
         f"{folder}: {summary['passages']} passages, {summary['shards']} shards embedded, "
         f"{summary['shards_done_before']} done before"
     )
+    if "former_collection" in summary:
+        typer.echo(f"collection {summary['former_collection']} is no longer used")
 
 
 @app.command()

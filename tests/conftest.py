@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-# Tests share the machine with others; subprocesses inherit these.
+# Tests share the machine with others, under `pytest -n` with each other; subprocesses inherit these.
+_THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
 for _name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-    os.environ.setdefault(_name, "2")
+    os.environ.setdefault(_name, _THREADS)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 GOLDENS = Path(__file__).parents[2] / "shared" / "goldens"

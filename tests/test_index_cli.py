@@ -586,6 +586,8 @@ def test_what_build_refuses(corpus: Path, model: Path, tmp_path: Path) -> None:
         (("--columns", "text"), "--columns: received 'text', expected such as"),
         (("--own-vectors", "--block-length", 9), "cannot be split anew"),
         (("--format", "doc"), "format: received 'doc'"),
+        (("--kind", "milvus"), "--kind milvus and --uri: one is given without the other"),
+        (("--uri", "http://localhost"), "--kind milvus and --uri: one is given without"),
     ):
         with pytest.raises(ValueError, match=message):
             build(corpus, model, tmp_path / "out", *arguments)
@@ -773,6 +775,36 @@ def test_scann_index(model: Path, tmp_path: Path) -> None:
     assert result["rows"][0]["recall"] > 0.9 and result["rows"][-1]["leaves"] == "exact"
     zoo("remove", out, "5")
     assert len(DocumentIndex(out)) == 599
+
+
+def test_milvus(corpus: Path, model: Path, other_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("milvus_lite")
+    pytest.importorskip("pymilvus")  # now, as it keeps the stderr that it finds
+    from zoo.retrieval import MilvusIndex
+
+    out, plain = tmp_path / "out", tmp_path / "plain"
+    build(corpus, model, out, "--kind", "milvus", "--uri", tmp_path / "corpus.db")
+    build(corpus, model, plain)
+    for folder in (out, plain):
+        zoo("remove", folder, "0.txt")
+        (tmp_path / "new.txt").write_text(TEXTS[90])
+        zoo("add", folder, tmp_path / "new.txt")
+    for text in (TEXTS[90], TEXTS[17]):
+        assert [hit["id"] for hit in found_by(out, text)] == [
+            hit["id"] for hit in found_by(plain, text)
+        ]
+    np.testing.assert_allclose(vectors_of(out), vectors_of(plain), atol=1e-6)
+    with pytest.raises(PassageError, match="Milvus merges changes itself"):
+        zoo("refresh", out)
+    former = DocumentIndex(out).index
+    assert isinstance(former, MilvusIndex)
+    assert (
+        f"collection {former.collection} is no longer"
+        in zoo("refresh", out, "--model", other_model).stdout
+    )
+    zoo("refresh", plain, "--model", other_model)
+    np.testing.assert_allclose(vectors_of(out), vectors_of(plain), atol=1e-6)
+    assert zoo("stats", out).stdout.count("milvus")
 
 
 @pytest.mark.slow

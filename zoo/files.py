@@ -130,7 +130,7 @@ class FolderUpdate:
                 self._staging = self.folder / f"{STAGING}{secrets.token_hex(8)}"
                 os.mkdir(self._staging)
                 # Held while this process lives, which tells others that the folder is used.
-                self._held = _lock(self._staging, exclusive=True)
+                self._held = lock(self._staging, exclusive=True)
                 os.mkdir(self._staging / _NEW)
                 os.mkdir(self._staging / _OLD)
         except BaseException:
@@ -275,7 +275,7 @@ class FolderUpdate:
     def _discard(self, staging: Path | None) -> None:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
-        _unlock(getattr(self, "_held", None))
+        unlock(getattr(self, "_held", None))
         for folder in reversed(self._made):
             with contextlib.suppress(OSError):
                 os.rmdir(folder)
@@ -398,10 +398,10 @@ def _drop_abandoned(folder: Path) -> None:
     for entry in os.scandir(folder):
         if entry.name.startswith(STAGING):
             with contextlib.suppress(OSError):
-                held = _lock(Path(entry.path), exclusive=True, wait=False)
+                held = lock(Path(entry.path), exclusive=True, wait=False)
                 if held is not None:
                     shutil.rmtree(entry.path, ignore_errors=True)
-                    _unlock(held)
+                    unlock(held)
 
 
 def _identity(path: Path) -> list[int] | None:
@@ -440,14 +440,14 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path, *, exclusive: bool) -> Iterator[None]:
-    held = _lock(folder, exclusive=exclusive)
+    held = lock(folder, exclusive=exclusive)
     try:
         yield
     finally:
-        _unlock(held)
+        unlock(held)
 
 
-def _lock(folder: Path, *, exclusive: bool, wait: bool = True) -> int | None:
+def lock(folder: Path, *, exclusive: bool, wait: bool = True) -> int | None:
     """Locks a folder against other processes and threads; None where that is not supported."""
     if fcntl is None:
         return None
@@ -467,7 +467,7 @@ def _lock(folder: Path, *, exclusive: bool, wait: bool = True) -> int | None:
     return descriptor
 
 
-def _unlock(descriptor: int | None) -> None:
+def unlock(descriptor: int | None) -> None:
     if descriptor is not None:
         # By name, as a process forked meanwhile holds the descriptor as well.
         with contextlib.suppress(OSError):

@@ -28,6 +28,7 @@ from .. import files
 from .embedding import Embedder, Shards, fingerprint
 from .exact import exact_top, merge
 from .index import build_index, open_index
+from .milvus import MilvusIndex
 from .passages import Document, Passage, PassageError, PassageStore
 from .readers import Corpus
 from .splitting import Splitter
@@ -270,7 +271,7 @@ def new_settings(
         query_model: checkpoint of the queries' encoder, where that is another one.
         length: word pieces of a block; None leaves documents whole.
         own_vectors: take the vectors that the corpus brings along.
-        index: arguments of `build_index`.
+        index: arguments of `build_index`, or of `MilvusIndex.build` with `kind="milvus"`.
         options: of the embedder: `encoder`, `field`, `max_length`, `normalize`.
 
     Raises:
@@ -421,10 +422,12 @@ def refresh(
         queries, shard, progress, runtime: as in `build`.
 
     Returns:
-        `passages`, `shards` and `shards_done_before`.
+        `passages`, `shards` and `shards_done_before`; with Milvus also `former_collection`, which
+        stays until somebody drops it.
 
     Raises:
-        PassageError: the folder is not complete, or another process changes it.
+        PassageError: the folder is not complete, another process changes it, or there is nothing
+            to do as Milvus merges changes itself.
         ValueError: a `query_model` without a `model`.
     """
     folder = Path(folder)
@@ -435,8 +438,10 @@ def refresh(
         if not documents.is_current:
             documents.sync(progress)
         store, settings = documents.passages, documents.settings
-        summary = {"passages": len(store), "shards": 0, "shards_done_before": 0}
+        summary: dict[str, Any] = {"passages": len(store), "shards": 0, "shards_done_before": 0}
         if model is None:
+            if isinstance(documents.index, MilvusIndex):
+                raise PassageError(f"{folder}: Milvus merges changes itself; name another model")
             asked = None if queries is None else documents.embedder("queries").embed(queries)
             documents.index.refresh(
                 queries=asked, folder=folder / INDEX, progress=progress
@@ -461,6 +466,8 @@ def refresh(
         index.save(folder / INDEX)
         _write_settings(folder, settings)
         shutil.rmtree(folder / EMBEDDING, ignore_errors=True)
+        if isinstance(documents.index, MilvusIndex):  # other processes may be searching it
+            summary["former_collection"] = documents.index.collection
     return summary
 
 
@@ -499,14 +506,12 @@ def _index(
             key = "query_folder" if settings["model"]["query_folder"] else "folder"
             embedder = _open_embedder(out, settings["model"], key, make, **runtime)
         asked = embedder.embed(queries)
-    return build_index(
-        shards.vectors(),
-        np.asarray(shards.ids),
-        queries=asked,
-        fingerprint=settings["model"]["fingerprint"],
-        progress=progress,
-        **settings["index"],
-    )
+    made_of: dict[str, Any] = {"fingerprint": settings["model"]["fingerprint"]} | settings["index"]
+    vectors, ids = shards.vectors(), np.asarray(shards.ids)
+    if made_of["kind"] == "milvus":
+        del made_of["kind"]
+        return MilvusIndex.build(vectors, ids, **made_of)
+    return build_index(vectors, ids, queries=asked, progress=progress, **made_of)
 
 
 def help_build(
@@ -743,13 +748,13 @@ def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     lock = folder / LOCK
     lock.touch()
     try:
-        held = files._lock(lock, exclusive=True, wait=wait)
+        held = files.lock(lock, exclusive=True, wait=wait)
     except BlockingIOError:
         raise PassageError(f"{folder} is being built or changed by another process") from None
     try:
         yield
     finally:
-        files._unlock(held)
+        files.unlock(held)
 
 
 def _named(model: str | os.PathLike[str]) -> str:

@@ -119,6 +119,10 @@ class Index(ABC):
         """
 
     @abstractmethod
+    def ids(self) -> np.ndarray:
+        """All ids, `(rows,)`, int64."""
+
+    @abstractmethod
     def __contains__(self, id: object) -> bool:
         """Whether an id is there."""
 

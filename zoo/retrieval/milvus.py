@@ -24,6 +24,7 @@ from .index import Index, check_count, check_ids, check_vectors, some
 from .store import RetrievalError
 
 ID, VECTOR = "id", "vector"
+TOKEN = "MILVUS_TOKEN"  # environment variable: `user:password` or a key, where none is given
 _MESSAGE = 1 << 22  # bytes of vectors in one message; servers take 64 MB
 _IDS = 1000  # in one message
 
@@ -215,6 +216,18 @@ class MilvusIndex(Index):
         rows = np.array([found[id] for id in flat.tolist()], np.float32)
         return rows.reshape(*ids.shape, self.dimension)
 
+    def ids(self) -> np.ndarray:
+        """All ids, in no particular order, `(rows,)`, int64."""
+        with _named_errors(self.collection):
+            pages = self._client.query_iterator(
+                self.collection, batch_size=_IDS, output_fields=[ID]
+            )
+            found: list[int] = []
+            while page := pages.next():
+                found += [row[ID] for row in page]
+            pages.close()
+        return np.array(found, np.int64)
+
     def __contains__(self, id: object) -> bool:
         try:
             return bool(self._there(np.array([check_count("id", id, 0)]))[0])
@@ -313,6 +326,8 @@ def _client(uri: str, connection: Mapping[str, Any]) -> Any:
         raise RetrievalError(
             f"pymilvus cannot be imported ({error}): pip install twin-zoo[milvus]"
         ) from error
+    if TOKEN in os.environ and not _is_path(uri):
+        connection = {"token": os.environ[TOKEN]} | dict(connection)
     with _named_errors(uri):
         return MilvusClient(uri, **connection)
 

@@ -380,12 +380,12 @@ class PassageStore:
         """One writer at a time, each starting from what the one before left."""
         lock = self.folder / LOCK
         lock.touch()
-        held = files._lock(lock, exclusive=True)
+        held = files.lock(lock, exclusive=True)
         try:
             self.refresh()
             yield
         finally:
-            files._unlock(held)
+            files.unlock(held)
 
     # ---- parts ---------------------------------------------------------------------------------
 
