@@ -328,50 +328,63 @@ def growth(arguments: argparse.Namespace) -> None:
     dimension, precision = arguments.dimension, arguments.precision
     counts = [int(count) for count in arguments.growth.split(",")]
     found = []
-    print(f"\n### Growth, {dimension} dimensions, {precision}\n")
-    print("| rows | build s | memory MB | while building MB | folder MB | open s |")
+    print(f"\n### Growth, {dimension} dimensions, {precision}, {arguments.shards} parts\n")
+    print("| rows | build s | memory MB | more while building MB | folder MB | open s |")
     print("|---|---|---|---|---|---|")
     for rows in counts:
         folder = Path(tempfile.mkdtemp(dir=arguments.scratch))
-        path = folder / "vectors.npy"
-        np.save(path, clustered(rows, dimension, 1, arguments.centres or rows // 100,
-                                arguments.noise))  # fmt: skip
-        gc.collect()
-        before = resident()
-        mapped = np.load(path, mmap_mode="r")
-        start = time.process_time()
-        settings = tuning.default_settings(rows, leaves=round(2 * math.sqrt(rows)),
-                                           precision=precision)  # fmt: skip
-        peak: list[int] = []
-        make = functools.partial(
-            build_index, mapped, settings=settings, leaves=20, reorder=100, keep_vectors=False
-        )
-        index = watched(make, peak)
-        seconds = time.process_time() - start
-        index.save(folder / "index")
+        np.save(folder / "vectors.npy", clustered(rows, dimension, 1,
+                                                  arguments.centres or rows // 100,
+                                                  arguments.noise))  # fmt: skip
+        seconds, peak = alone("--build", str(folder), "--precision", precision,
+                              "--shards", str(arguments.shards))  # fmt: skip
+        memory, spent = alone("--open", str(folder / "index"))
         size = sum(p.stat().st_size for p in (folder / "index").iterdir())
-        del index
-        gc.collect()
-        opened = [sys.executable, __file__, "--open", str(folder / "index")]
-        memory, spent = json.loads(subprocess.run(opened, capture_output=True, text=True).stdout)
         shutil.rmtree(folder)
-        found.append((rows, seconds, memory, max(peak) - before, size))
+        found.append((rows, seconds, memory, peak, size))
         print(
-            f"| {rows:,} | {seconds:.0f} | {memory / 1e6:.0f} | {(max(peak) - before) / 1e6:.0f} "
+            f"| {rows:,} | {seconds:.0f} | {memory / 1e6:.0f} | {(peak - memory) / 1e6:.0f} "
             f"| {size / 1e6:.0f} | {spent:.2f} |",
             flush=True,
         )
     for name, (rows, width) in CORPORA.items():
         if width != dimension or len(found) < 2:
             continue
-        (n, seconds, memory, peak_bytes, size), first = found[-1], found[0]
+        (n, seconds, memory, peak, size), first = found[-1], found[0]
         power = math.log(seconds / first[1]) / math.log(n / first[0])
         scale = rows / n
         print(
             f"\n{name}: build {seconds * scale**power / 3600:.1f} h on one thread (time grows with "
-            f"the power {power:.2f}), memory {memory * scale / 1e9:.1f} GB, while building "
-            f"{peak_bytes * scale / 1e9:.1f} GB at once, folder {size * scale / 1e9:.1f} GB."
+            f"the power {power:.2f}), memory {memory * scale / 1e9:.1f} GB, while building in "
+            f"{arguments.shards} parts {peak * scale / 1e9:.1f} GB, folder "
+            f"{size * scale / 1e9:.1f} GB."
         )
+
+
+def alone(*arguments: str) -> tuple[float, float]:
+    """What one of the functions below prints in a fresh process."""
+    done = subprocess.run(
+        [sys.executable, __file__, *arguments], capture_output=True, text=True, check=True
+    )
+    first, second = json.loads(done.stdout)
+    return first, second
+
+
+def building(folder: Path, precision: str, shards: int) -> None:
+    """Processor seconds of a build from a mapped file, and the most memory that it takes."""
+    from scann.scann_ops.py import scann_ops_pybind  # noqa: F401  (not what is measured)
+
+    mapped = np.load(folder / "vectors.npy", mmap_mode="r")
+    rows = len(mapped) // shards
+    settings = tuning.default_settings(rows, leaves=round(2 * math.sqrt(rows)), precision=precision)
+    peak: list[int] = []
+    before, start = resident(), time.process_time()
+    make = functools.partial(
+        build_index, mapped, settings=settings, leaves=20, reorder=100, keep_vectors=False,
+        shards=shards,
+    )  # fmt: skip
+    watched(make, peak).save(folder / "index")
+    print(json.dumps([time.process_time() - start, max(peak) - before]))
 
 
 def opening(folder: str) -> None:
@@ -417,10 +430,14 @@ def main() -> None:
                         help="some of plain, spherical, HNSW")  # fmt: skip
     parser.add_argument("--growth", help="numbers of rows; only this is measured then")
     parser.add_argument("--precision", default="int8", help="of --growth")
+    parser.add_argument("--shards", type=int, default=1, help="of --growth")
+    parser.add_argument("--build", type=Path, help="a folder with vectors; only this is measured")
     parser.add_argument("--open", help="a saved index; how it opens is all that is measured")
     parser.add_argument("--scratch", help="folder for saved indexes")
     arguments = parser.parse_args()
-    if arguments.open:
+    if arguments.build:
+        building(arguments.build, arguments.precision, arguments.shards)
+    elif arguments.open:
         opening(arguments.open)
     elif arguments.growth:
         growth(arguments)
