@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import index_cli
+from . import index_cli, train_cli
 
 app = typer.Typer(
     help="One checkpoint, two frameworks: convert, inspect, verify, export.",
@@ -20,6 +20,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(index_cli.app, name="index")
+app.add_typer(train_cli.app, name="train")
 
 
 class Format(StrEnum):
@@ -35,6 +36,11 @@ class Framework(StrEnum):
     pt = "pt"
 
 
+class Retrieval(StrEnum):
+    exact = "exact"
+    scann = "scann"
+
+
 class Dtype(StrEnum):
     float32 = "float32"
     float16 = "float16"
@@ -47,6 +53,10 @@ Head = Annotated[
     typer.Option(help="Published class, as RemBertForMaskedLM; by default config.json's."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+InFramework = Annotated[Framework, typer.Option(help="In which the model runs.")]
+BlockLength = Annotated[
+    int | None, typer.Option(min=8, help="Word pieces of a block, where documents are cut.")
+]
 
 
 @app.callback()
@@ -154,6 +164,10 @@ def export(
     num_return_sequences: Annotated[
         int | None, typer.Option(help="How many texts; by default as the checkpoint says.")
     ] = None,
+    retrieval: Annotated[
+        Retrieval | None,
+        typer.Option(help="Of a model that answers out of a corpus; by default exact."),
+    ] = None,
     version: Annotated[int | None, typer.Option(help="By default the next one.")] = None,
 ) -> None:
     """Write a SavedModel for TF Serving: strings in, labels, fills or answers out."""
@@ -164,6 +178,7 @@ def export(
         "num_beams": num_beams,
         "max_new_tokens": max_new_tokens,
         "num_return_sequences": num_return_sequences,
+        "retrieval": retrieval and retrieval.value,
         "version": version,
     }
     options = {name: value for name, value in options.items() if value is not None}
@@ -189,13 +204,131 @@ def export(
 
 
 @app.command()
-def demo(
-    quick: Annotated[bool, typer.Option("--quick", help="Less than a minute.")] = False,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    output: Annotated[Path | None, typer.Option(help="Folder for what it makes.")] = None,
+def ask(
+    questions: Annotated[
+        list[str] | None, typer.Argument(help="Without any: asks for them.", show_default=False)
+    ] = None,
+    corpus: Annotated[
+        Path | None,
+        typer.Option(help="Documents, a folder of zoo index, or a model with its own blocks."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or repository of a RealmForOpenQA.")
+    ] = None,
+    index: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps the blocks of documents and their vectors."),
+    ] = None,
+    n_best: Annotated[int, typer.Option(min=1, help="Answers to each question.")] = 3,
+    framework: InFramework = Framework.pt,
+    block_length: BlockLength = None,
+    as_json: Json = False,
 ) -> None:
-    """Train on the Python language reference in both frameworks, then serve the model."""
-    from .demo import run
+    """Answer questions out of documents, with the evidence."""
+    from rich.console import Console
+
+    from . import ask as run
+
+    with run.opened(
+        model, corpus, index=index, framework=framework.value, block_length=block_length
+    ) as opened:
+        console = Console()
+        if not questions:
+            if as_json:
+                raise ValueError("QUESTIONS: expected at least one with --json")
+            run.prompt(opened, n_best, console)
+            return
+        found = opened.answer(questions, n_best=n_best)
+        pairs = list(zip(questions, found, strict=True))
+        if as_json:
+            typer.echo(json.dumps([run.as_json(*pair) for pair in pairs], indent=2))
+            return
+        for pair in pairs:
+            run.print_answers(*pair, console)
+
+
+evaluate = typer.Typer(help="Measure models on questions with known answers.", no_args_is_help=True)
+app.add_typer(evaluate, name="evaluate")
+
+
+@evaluate.command("realm")
+def evaluate_realm(
+    questions: Annotated[list[Path], typer.Option(help="Files in the layout of SQuAD or NQ-open.")],
+    corpus: Annotated[
+        Path | None,
+        typer.Option(help="Documents, a folder of zoo index, or a model with its own blocks."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or repository of a RealmForOpenQA.")
+    ] = None,
+    index: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps the blocks of documents and their vectors."),
+    ] = None,
+    held_out: Annotated[
+        float | None,
+        typer.Option(help="Only the share that training with the same --held-out left out."),
+    ] = None,
+    framework: InFramework = Framework.pt,
+    block_length: BlockLength = None,
+    words: Annotated[bool, typer.Option("--bm25/--no-bm25", help="Search by words too.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Exact match and F1 of a model that answers questions, and recall of its retrieval."""
+    from rich.console import Console
+
+    from zoo.training.questions import read_questions, split_questions
+
+    from . import ask as run
+
+    asked = read_questions(*questions)
+    if held_out is not None:
+        asked = split_questions(asked, held_out)[1]
+    with run.opened(
+        model, corpus, index=index, framework=framework.value, block_length=block_length
+    ) as opened:
+        scores = run.evaluate(opened, asked, words=words)
+    if as_json:
+        typer.echo(json.dumps(run.scores_as_json(scores), indent=2))
+    else:
+        run.print_scores(scores, Console())
+
+
+demo = typer.Typer(
+    help="Whole jobs on text that every Python carries: train, compare, serve.",
+    invoke_without_command=True,
+)
+app.add_typer(demo, name="demo")
+Quick = Annotated[bool, typer.Option("--quick", help="Less than a minute and a half.")]
+DemoSeed = Annotated[int, typer.Option(help="Of everything random.")]
+Output = Annotated[Path | None, typer.Option(help="Folder for what it makes.")]
+
+
+@demo.callback()
+def demo_realm(
+    context: typer.Context,
+    quick: Quick = False,
+    seed: DemoSeed = 0,
+    output: Output = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Trained already: folder or repository of a RealmForOpenQA."),
+    ] = None,
+    squad: Annotated[
+        Path | None, typer.Option(help="Paragraphs and questions in SQuAD's layout instead.")
+    ] = None,
+) -> None:
+    """Train REALM on Python's own documentation until it answers questions, then serve it."""
+    if context.invoked_subcommand is None:
+        from .demo.realm import run
+
+        run(output, quick=quick, seed=seed, model=model, squad=squad)
+
+
+@demo.command("rembert")
+def demo_rembert(quick: Quick = False, seed: DemoSeed = 0, output: Output = None) -> None:
+    """Train RemBERT on the Python language reference in both frameworks, then serve it."""
+    from .demo.rembert import run
 
     run(output, quick=quick, seed=seed)
 

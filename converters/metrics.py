@@ -1,13 +1,20 @@
-"""How good generated text is: exact match, SARI and BLEU, each from 0 to 100.
+"""How good generated text, answers and retrieval are, each from 0 to 100.
 
 Sources: Xu et al. 2016, "Optimizing statistical machine translation for text simplification",
-section 4.3 (SARI); Papineni et al. 2002 (BLEU, from `sacrebleu`).
+section 4.3 (SARI); Papineni et al. 2002 (BLEU, from `sacrebleu`); Rajpurkar et al. 2016 (SQuAD),
+section 6.1, for answers, which open question answering has taken over.
 """
 
 from __future__ import annotations
 
+import re
+import string
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def exact_match(predictions: Sequence[str], references: Sequence[str]) -> float:
@@ -51,6 +58,32 @@ def sari(
         for source, prediction, those in zip(sources, predictions, references, strict=True)
     ]
     return 100.0 * sum(scores) / max(len(scores), 1)
+
+
+def normalize_answer(text: str) -> str:
+    """An answer as it is compared: small letters, no punctuation (ASCII), no articles, single
+    spaces, and one form of characters that have several (as for Natural Questions)."""
+    text = unicodedata.normalize("NFD", text).lower().translate(_PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", text).split())
+
+
+def answer_exact_match(prediction: str, answers: Sequence[str]) -> float:
+    """100 if the prediction is one of the answers after `normalize_answer`, else 0."""
+    given = normalize_answer(prediction)
+    return 100.0 * any(given == normalize_answer(answer) for answer in answers)
+
+
+def answer_f1(prediction: str, answers: Sequence[str]) -> float:
+    """The largest harmonic mean of precision and recall of words over all answers."""
+    return max((_answer_f1(prediction, answer) for answer in answers), default=0.0)
+
+
+def _answer_f1(prediction: str, answer: str) -> float:
+    ours, theirs = (normalize_answer(text).split() for text in (prediction, answer))
+    if not ours or not theirs:
+        return 100.0 * (ours == theirs)
+    common = (Counter(ours) & Counter(theirs)).total()
+    return 100.0 * _f1(common / len(ours), common / len(theirs))
 
 
 def _sari(source: list[str], prediction: list[str], references: list[list[str]]) -> float:

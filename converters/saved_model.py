@@ -21,6 +21,7 @@ from . import load_model
 WARMUP_FILE = "tf_serving_warmup_requests"
 MAX_BATCH_SIZES = 1000 // 6  # the server refuses more than 1000 requests; we have 6 signatures
 SAMPLE_CHOICES = 2
+DEFAULT_LENGTH = 128  # tokens of a row
 
 
 def export(
@@ -28,7 +29,7 @@ def export(
     out: str | os.PathLike[str],
     *,
     batch_sizes: Sequence[int] = (1, 8),
-    max_length: int = 128,
+    max_length: int | None = None,
     head: str | None = None,
     top_k: int = 5,
     version: int | None = None,
@@ -36,6 +37,7 @@ def export(
     num_beams: int | None = None,
     max_new_tokens: int | None = None,
     num_return_sequences: int | None = None,
+    retrieval: str | None = None,
     warmup: bool = True,
     tokenizer: Any = None,
 ) -> Path:
@@ -45,13 +47,16 @@ def export(
         folder: checkpoint with its tokenizer, or repository of the hub.
         out: folder of the versions; made if it is not there.
         batch_sizes: that the server is to be warmed up with.
-        max_length: tokens of a row; longer texts are cut.
+        max_length: tokens of a row; longer texts are cut. By default 128, and `reader_seq_len` of
+            a model that reads questions with blocks of evidence.
         head: published class, such as `RemBertForMaskedLM`; by default config.json's.
         top_k: how many fills, next tokens or answer spans are given.
         version: number of the version; by default the one after the highest that is there.
         max_answer_length: of an answer span, in tokens.
         num_beams, max_new_tokens, num_return_sequences: of models that generate; by default as
             their generation configuration says. A causal model gives the next token without them.
+        retrieval: how a model that answers out of a corpus searches it: `exact` (the default) with
+            stock operations, `scann` with those of ScaNN, which the server has to know.
         warmup: whether to write warm-up requests.
         tokenizer: of `zoo.tokenizers`; by default what `AutoTokenizer` opens in `folder`.
 
@@ -75,6 +80,9 @@ def export(
     if version is not None and os.path.lexists(out / str(version)):
         raise _exists(out / str(version))
     model = load_model("tf_models", folder, head)
+    if max_length is None:
+        reads_blocks = hasattr(model, "retriever")
+        max_length = model.config.reader_seq_len if reads_blocks else DEFAULT_LENGTH
     tokenizer = zoo.AutoTokenizer.from_pretrained(folder) if tokenizer is None else tokenizer
     from tf_models.text_heads import text_head
 
@@ -91,6 +99,7 @@ def export(
         top_k=top_k,
         max_answer_length=max_answer_length,
         generate=generate,
+        retrieval=retrieval,
     )
     signatures = _signatures(module)
     description = {

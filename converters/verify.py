@@ -161,8 +161,8 @@ def make_inputs(config: Any, head: str, seed: int) -> dict[str, np.ndarray]:
         ids, mask = given["decoder_input_ids"], given["decoder_attention_mask"]
         inputs |= given
     else:
-        choices = (4,) if head.endswith("ForMultipleChoice") else ()
-        inputs = _text(config, draw, choices)
+        several = head.endswith(("ForMultipleChoice", "KnowledgeAugEncoder", "RealmReader"))
+        inputs = _text(config, draw, (4,) if several else ())
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
     lengths, shape = mask.sum(-1), ids.shape
     if config.is_decoder and config.add_cross_attention:
@@ -182,6 +182,17 @@ def make_inputs(config: Any, head: str, seed: int) -> dict[str, np.ndarray]:
     elif head.endswith("ForQuestionAnswering"):
         inputs["start_positions"] = draw.integers(0, lengths)
         inputs["end_positions"] = draw.integers(inputs["start_positions"], lengths)
+    elif head == "RealmScorer":
+        candidates = _text(config, draw, (4,))
+        inputs |= {f"candidate_{name}": value for name, value in candidates.items()}
+    elif head == "RealmKnowledgeAugEncoder":
+        inputs["relevance_score"] = draw.normal(size=shape[:2])
+        inputs["labels"] = np.where(mask[:, 0] == 1, ids[:, 0], -100)
+    elif head == "RealmReader":
+        inputs["relevance_score"] = draw.normal(size=shape[:2])
+        inputs["block_mask"] = mask
+        inputs["start_positions"] = inputs["end_positions"] = draw.integers(0, lengths)
+        inputs["has_answers"] = np.arange(shape[1]) < [[1], [2], [3]]
     return {
         name: value.astype(np.float32 if value.dtype.kind == "f" else np.int64)
         for name, value in inputs.items()
@@ -233,20 +244,21 @@ def _run_torch(folder: Any, head: str | None, seed: int) -> _Results:
 
     model = load_model("pt_models", folder, head)
     model.eval()
-    arrays = make_inputs(model.config, type(model).__name__, seed)
-    inputs = {name: torch.from_numpy(value) for name, value in arrays.items()}
-    output = model(
-        **inputs, output_hidden_states=True, output_attentions=True, return_dict=True,
-        **_without_cache(model.config),
-    )  # fmt: skip
-    outputs = _flat(output)
-    loss = outputs.pop("loss", None)
-    if loss is None:
-        loss = sum(
-            (outputs[name] * torch.from_numpy(_projection(tuple(outputs[name].shape)))).sum()
-            for name in ("last_hidden_state", "pooler_output")
-            if name in outputs
-        )
+    outputs: dict[str, Any] = {}
+    loss = torch.zeros(())
+    for prefix, part in _parts(model).items():
+        arrays = make_inputs(model.config, type(part).__name__, seed)
+        inputs = {name: torch.from_numpy(value) for name, value in arrays.items()}
+        found = _flat(part(**inputs, **_options(part)))
+        own = found.pop("loss", None)
+        if own is None:
+            own = sum(
+                (found[name] * torch.from_numpy(_projection(tuple(found[name].shape)))).sum()
+                for name in _WITHOUT_LOSS
+                if name in found
+            )
+        loss = loss + own
+        outputs |= {prefix + name: value.detach() for name, value in found.items()}
     loss.backward()
     tied = model.tied_weights()
     gradients = {
@@ -255,7 +267,7 @@ def _run_torch(folder: Any, head: str | None, seed: int) -> _Results:
         if name not in tied
     }
     return {
-        "output": {name: value.detach().numpy() for name, value in outputs.items()},
+        "output": {name: _numbers(value.numpy()) for name, value in outputs.items()},
         "loss": {"loss": loss.detach().numpy()},
         "gradient": gradients,
     }
@@ -267,23 +279,29 @@ def _run_keras(folder: Any, head: str | None, seed: int) -> _Results:
     from tf_models.modeling import named_weights
 
     model = load_model("tf_models", folder, head)
-    arrays = make_inputs(model.config, type(model).__name__, seed)
-    inputs = {name: tf.constant(value) for name, value in arrays.items()}
     tied = model.tied_weights()
-    weights = {name: weight for name, weight in named_weights(model) if name not in tied}
+    weights = {
+        name: weight
+        for name, weight in named_weights(model)
+        if name not in tied and weight.variable.trainable
+    }
+    outputs: dict[str, Any] = {}
+    loss = tf.zeros(())
     with tf.GradientTape() as tape:
-        output = model(
-            **inputs, output_hidden_states=True, output_attentions=True, return_dict=True,
-            training=False, **_without_cache(model.config),
-        )  # fmt: skip
-        outputs = _flat(output)
-        loss = outputs.pop("loss", None)
-        if loss is None:
-            loss = sum(
-                tf.reduce_sum(outputs[name] * _projection(tuple(outputs[name].shape)))
-                for name in ("last_hidden_state", "pooler_output")
-                if name in outputs
-            )
+        for prefix, part in _parts(model).items():
+            head_of_part = type(part).__name__.removeprefix("TF")
+            arrays = make_inputs(model.config, head_of_part, seed)
+            inputs = {name: tf.constant(value) for name, value in arrays.items()}
+            found = _flat(part(**inputs, **_options(part), training=False))
+            own = found.pop("loss", None)
+            if own is None:
+                own = sum(
+                    tf.reduce_sum(found[name] * _projection(tuple(found[name].shape)))
+                    for name in _WITHOUT_LOSS
+                    if name in found
+                )
+            loss = loss + own
+            outputs |= {prefix + name: value for name, value in found.items()}
     found = tape.gradient(loss, [weight.variable.value for weight in weights.values()])
     gradients = {}
     for (name, weight), gradient in zip(weights.items(), found, strict=True):
@@ -292,14 +310,37 @@ def _run_keras(folder: Any, head: str | None, seed: int) -> _Results:
             values = tf.convert_to_tensor(gradient).numpy()
         gradients[name] = values.T if weight.transposed else values
     return {
-        "output": {name: value.numpy() for name, value in outputs.items()},
+        "output": {name: _numbers(value.numpy()) for name, value in outputs.items()},
         "loss": {"loss": loss.numpy()},
         "gradient": gradients,
     }
 
 
-def _without_cache(config: Any) -> dict[str, bool]:
-    return {"use_cache": False} if config.is_decoder or config.is_encoder_decoder else {}
+# What a loss is made of where a class has none, the first that there is.
+_WITHOUT_LOSS = ("last_hidden_state", "pooler_output", "projected_score", "relevance_score")
+
+
+def _parts(model: Any) -> dict[str, Any]:
+    """What is run: the model itself, or the parts of one that works on texts between them."""
+    if type(model).__name__.endswith("RealmForOpenQA"):
+        return {"embedder ": model.embedder, "reader ": model.reader}
+    return {"": model}
+
+
+def _options(model: Any) -> dict[str, bool]:
+    """All that the class can return, but its cache."""
+    config = model.config
+    options = {"return_dict": True}
+    if not type(model).__name__.endswith("RealmScorer"):
+        options |= {"output_hidden_states": True, "output_attentions": True}
+    if config.is_decoder or config.is_encoder_decoder:
+        options["use_cache"] = False
+    return options
+
+
+def _numbers(values: np.ndarray) -> np.ndarray:
+    """Truth values as numbers, which can be subtracted."""
+    return values.astype(np.int64) if values.dtype == bool else values
 
 
 def _flat(output: Mapping[str, Any]) -> dict[str, Any]:
@@ -317,8 +358,8 @@ def _flat(output: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _part(name: str) -> str:
-    """The layer that a weight belongs to, else the first two levels of its name."""
-    layer = re.match(r"(.*\.layer\.\d+)\.", name)
+    """The layer or head that a weight belongs to, else the first two levels of its name."""
+    layer = re.match(r"(.*\.layer\.\d+|(?:.*\.)?qa_outputs)\.", name)
     return layer.group(1) if layer else ".".join(name.split(".")[:-1][:2])
 
 

@@ -1,6 +1,6 @@
 """Fine-tune RemBERT with Keras' `fit`: which chapter of Python's references is a paragraph from?
 
-    zoo demo                                # makes demo_output/pretrained
+    zoo demo rembert                        # makes demo_output/pretrained
     python examples/keras_fit.py demo_output/pretrained my_classifier
 
 The result opens in PyTorch as it is: `RemBertForSequenceClassification.from_pretrained(...)`.

@@ -1,6 +1,6 @@
 """Fine-tune RemBERT in a PyTorch loop: which chapter of Python's references is a paragraph from?
 
-    zoo demo                                # makes demo_output/pretrained
+    zoo demo rembert                        # makes demo_output/pretrained
     python examples/pytorch_loop.py demo_output/pretrained my_classifier
 
 The result opens in Keras as it is: `TFRemBertForSequenceClassification.from_pretrained(...)`.

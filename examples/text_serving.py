@@ -1,6 +1,6 @@
 """Serve a classifier on raw text: export it, then ask it through TensorFlow alone.
 
-    zoo demo                                # makes demo_output/classifier
+    zoo demo rembert                        # makes demo_output/classifier
     python examples/text_serving.py demo_output/classifier serving "Return the square root of x."
 
 The folder `serving/1` is what TF Serving loads; there it answers

@@ -7,7 +7,7 @@ and Huang et al. 2020, method 4 (relative_key_query).
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +26,22 @@ class AttentionBias(NamedTuple):
     gradient would drown in rounding.)
 
     Args:
-        scores: `(batch, 1, 1 or queries, keys)`; zero or the lowest number.
+        scores: `(batch, 1, 1 or queries, keys)`; zero or the lowest number. With scores of
+            positions: `(batch or 1, heads, queries, keys)`.
         live: `(batch, 1, 1 or queries, 1)`; one, or zero for a query without a key;
             None if all have one.
     """
 
     scores: Tensor
     live: Tensor | None
+
+    @staticmethod
+    def with_positions(bias: AttentionBias | None, positions: Tensor) -> AttentionBias:
+        """Scores of positions `(1, heads, queries, keys)`, and what a mask does to them."""
+        if bias is None:
+            return AttentionBias(positions, None)
+        positions = positions if bias.live is None else positions * bias.live
+        return AttentionBias(bias.scores + positions, bias.live)
 
 
 class Buffer(NamedTuple):
@@ -118,31 +127,39 @@ def layer_head_masks(head_mask: Tensor | None, layers: int) -> list[Tensor | Non
     return [row[:, None, None] for row in head_mask]
 
 
-class SelfAttention(nn.Module):
-    """Scaled dot-product attention over the layer's own states, or over an encoder's.
+def distances(queries: int, keys: int, times: Tensor | None, device: Any) -> Tensor:
+    """How far each query comes behind each key in the text, `(queries, keys)`.
 
     Args:
-        config: gives hidden_size, num_attention_heads, attention_probs_dropout_prob.
-        position_embedding_type: one of `POSITION_EMBEDDING_TYPES`.
+        queries, keys: their numbers; the last keys are the queries' own.
+        times: `(capacity,)`, of the slots of a `Buffer`; by default the keys follow one another.
+    """
+    times = torch.arange(keys, device=device) if times is None else times[:keys]
+    return times[keys - queries :, None] - times[None, :]
+
+
+class MultiHeadAttention(nn.Module):
+    """Scaled dot-product attention over the layer's own states, or over an encoder's.
+
+    A family makes the three dense layers under its published names, and says so in `projections`.
+
+    Args:
+        heads: their number.
+        head_dim: width of a head.
+        dropout_rate: of the attention weights.
+        scale: of the scores; by default `1 / sqrt(head_dim)`.
     """
 
-    def __init__(self, config: Any, position_embedding_type: str = "absolute") -> None:
+    projections: ClassVar[tuple[str, str, str]] = ("query", "key", "value")
+
+    def __init__(
+        self, heads: int, head_dim: int, dropout_rate: float, scale: float | None = None
+    ) -> None:
         super().__init__()
-        if position_embedding_type not in POSITION_EMBEDDING_TYPES:
-            raise ValueError(
-                f"position_embedding_type: expected one of {POSITION_EMBEDDING_TYPES}, "
-                f"got {position_embedding_type!r}"
-            )
-        self.heads = config.num_attention_heads
-        self.head_dim = config.hidden_size // self.heads
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout_rate = config.attention_probs_dropout_prob
-        self.position_embedding_type = position_embedding_type
-        if position_embedding_type != "absolute":
-            self.max_positions = config.max_position_embeddings
-            self.distance_embedding = Embedding(2 * self.max_positions - 1, self.head_dim)
+        self.heads = heads
+        self.head_dim = head_dim
+        self.dropout_rate = dropout_rate
+        self.scale = 1.0 / math.sqrt(head_dim) if scale is None else scale
 
     def forward(
         self,
@@ -165,10 +182,11 @@ class SelfAttention(nn.Module):
             Context `(batch, sequence, hidden)`; weights `(batch, heads, sequence, keys)` if asked
             for; all keys and values, to be passed as `past` in the next call.
         """
-        query = self._split(self.query(hidden))
+        to_query, to_key, to_value = (getattr(self, name) for name in self.projections)
+        query = self._split(to_query(hidden))
         times = None
         if encoder_hidden is None:
-            key, value = self._split(self.key(hidden)), self._split(self.value(hidden))
+            key, value = self._split(to_key(hidden)), self._split(to_value(hidden))
             if past is not None and isinstance(past[0], Buffer):
                 times = past[0].times
                 key, value = past[0].extend(key), past[1].extend(value)
@@ -176,8 +194,8 @@ class SelfAttention(nn.Module):
                 key = torch.cat([past[0], key], dim=2)
                 value = torch.cat([past[1], value], dim=2)
         elif past is None:
-            key = self._split(self.key(encoder_hidden))
-            value = self._split(self.value(encoder_hidden))
+            key = self._split(to_key(encoder_hidden))
+            value = self._split(to_value(encoder_hidden))
         else:
             key, value = past  # an encoder's states do not change from step to step
         live = None if bias is None else bias.live
@@ -190,14 +208,16 @@ class SelfAttention(nn.Module):
         dropout = self.dropout_rate if self.training else 0.0
         weights = None
         if output_attentions or head_mask is not None:
-            scores = query @ key.transpose(2, 3) / math.sqrt(self.head_dim)
+            scores = query @ key.transpose(2, 3) * self.scale
             scores = scores if added is None else scores + added
             weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
             weights = functional.dropout(weights, dropout)
             weights = weights if head_mask is None else weights * head_mask
             context = weights @ value
         else:
-            context = functional.scaled_dot_product_attention(query, key, value, added, dropout)
+            context = functional.scaled_dot_product_attention(
+                query, key, value, added, dropout, scale=self.scale
+            )
         # (batch, heads, sequence, head_dim) -> (batch, sequence, hidden)
         return context.transpose(1, 2).flatten(2), weights, (key, value)
 
@@ -207,14 +227,41 @@ class SelfAttention(nn.Module):
 
     def _relative_scores(self, query: Tensor, key: Tensor, times: Tensor | None) -> Tensor | None:
         """Scores of the distances between queries and keys, scaled like the others."""
+        return None
+
+
+class SelfAttention(MultiHeadAttention):
+    """Attention of the BERT families.
+
+    Args:
+        config: gives hidden_size, num_attention_heads, attention_probs_dropout_prob.
+        position_embedding_type: one of `POSITION_EMBEDDING_TYPES`.
+    """
+
+    def __init__(self, config: Any, position_embedding_type: str = "absolute") -> None:
+        heads = config.num_attention_heads
+        super().__init__(heads, config.hidden_size // heads, config.attention_probs_dropout_prob)
+        if position_embedding_type not in POSITION_EMBEDDING_TYPES:
+            raise ValueError(
+                f"position_embedding_type: expected one of {POSITION_EMBEDDING_TYPES}, "
+                f"got {position_embedding_type!r}"
+            )
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.position_embedding_type = position_embedding_type
+        if position_embedding_type != "absolute":
+            self.max_positions = config.max_position_embeddings
+            self.distance_embedding = Embedding(2 * self.max_positions - 1, self.head_dim)
+
+    def _relative_scores(self, query: Tensor, key: Tensor, times: Tensor | None) -> Tensor | None:
+        """Scores of the distances between queries and keys, scaled like the others."""
         if self.position_embedding_type == "absolute":
             return None
-        queries, keys = query.shape[2], key.shape[2]
-        times = torch.arange(keys, device=query.device) if times is None else times[:keys]
-        distance = times[keys - queries :, None] - times[None, :]
+        distance = distances(query.shape[2], key.shape[2], times, query.device)
         # (queries, keys, head_dim)
         embedded = self.distance_embedding(distance + self.max_positions - 1).to(query.dtype)
         scores = torch.einsum("bhqd,qkd->bhqk", query, embedded)
         if self.position_embedding_type == "relative_key_query":
             scores = scores + torch.einsum("bhkd,qkd->bhqk", key, embedded)
-        return scores / math.sqrt(self.head_dim)
+        return scores * self.scale

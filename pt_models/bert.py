@@ -14,8 +14,47 @@ from torch import Tensor, nn
 
 from .activations import activation
 from .attention import AttentionBias, SelfAttention, layer_head_masks
+from .layers import Embedding
+from .modeling import assert_values
 
 Cache = tuple[Tensor, ...]
+
+
+class Embeddings(nn.Module):
+    """Word, position and token type embeddings, summed and normalised.
+
+    Args:
+        config: gives vocab_size, pad_token_id, max_position_embeddings, type_vocab_size and more.
+        width: of the embeddings.
+    """
+
+    def __init__(self, config: Any, width: int) -> None:
+        super().__init__()
+        self.word_embeddings = Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
+        self.position_embeddings = Embedding(config.max_position_embeddings, width)
+        self.token_type_embeddings = Embedding(config.type_vocab_size, width)
+        self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        token_type_ids: Tensor | None,
+        position_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        past: int = 0,
+    ) -> Tensor:
+        """Returns `(batch, sequence, width)`."""
+        assert_values("input_ids", input_ids, self.word_embeddings.num_embeddings)
+        assert_values("token_type_ids", token_type_ids, self.token_type_embeddings.num_embeddings)
+        assert_values("position_ids", position_ids, self.position_embeddings.num_embeddings)
+        words = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        if position_ids is None:
+            position_ids = torch.arange(past, past + words.shape[1], device=words.device)[None]
+        if token_type_ids is None:
+            token_type_ids = words.new_zeros(1, words.shape[1], dtype=torch.long)
+        types = self.token_type_embeddings(token_type_ids)
+        return self.dropout(self.LayerNorm(words + types + self.position_embeddings(position_ids)))
 
 
 class AddAndNorm(nn.Module):
@@ -109,6 +148,15 @@ class Layer(nn.Module):
             hidden = self._feed(hidden)
         return hidden, weights, cross_weights, cache
 
+    def first(
+        self, hidden: Tensor, bias: AttentionBias | None = None, head_mask: Tensor | None = None
+    ) -> Tensor:
+        """The output for the first token alone, `(batch, 1, hidden)`: all that a pooler sees."""
+        if bias is not None:
+            live = None if bias.live is None else bias.live[:, :, :1]
+            bias = bias._replace(scores=bias.scores[:, :, :1], live=live)
+        return self._feed(self.attention(hidden[:, :1], bias, head_mask, hidden, None, False)[0])
+
     def _feed(self, hidden: Tensor) -> Tensor:
         return self.output(self.intermediate(hidden), hidden)
 
@@ -127,7 +175,7 @@ def run_layers(
     layers: nn.ModuleList,
     hidden: Tensor,
     bias: AttentionBias | None = None,
-    head_mask: Tensor | None = None,
+    head_mask: Tensor | list[Any] | None = None,
     encoder_hidden: Tensor | None = None,
     encoder_bias: AttentionBias | None = None,
     past_key_values: tuple[Cache, ...] | None = None,
@@ -140,10 +188,13 @@ def run_layers(
 
     Args:
         hidden: `(batch, sequence, hidden)`.
+        head_mask: `(heads,)` or `(layers, heads)`, or a list of what each layer takes.
         call: applies a layer to its inputs; gradient checkpointing comes in here.
     """
     states, weights, cross_weights, caches = [hidden], [], [], []
-    masks = layer_head_masks(head_mask, len(layers))
+    masks = head_mask
+    if not isinstance(masks, list):
+        masks = layer_head_masks(masks, len(layers))
     pasts = past_key_values or (None,) * len(layers)
     for layer, mask, past in zip(layers, masks, pasts, strict=True):
         hidden, weight, cross_weight, cache = call(
@@ -160,6 +211,20 @@ def run_layers(
         tuple(weights) if output_attentions else None,
         tuple(cross_weights) if output_attentions and encoder_hidden is not None else None,
     )
+
+
+class Encoder(nn.Module):
+    """The layers, under their published name."""
+
+    def __init__(self, config: Any, position_embedding_type: str = "absolute") -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(
+            Layer(config, position_embedding_type) for _ in range(config.num_hidden_layers)
+        )
+
+    def forward(self, embeddings: Tensor, *inputs: Any, **options: Any) -> StackOutput:
+        """Takes what `run_layers` takes."""
+        return run_layers(self.layer, embeddings, *inputs, **options)
 
 
 class Pooler(nn.Module):

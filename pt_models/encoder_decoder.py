@@ -13,7 +13,6 @@ import os
 from collections.abc import Mapping
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
 from zoo import checks, pretrained
@@ -23,21 +22,8 @@ from zoo.outputs import BaseModelOutput, ModelOutput, Seq2SeqLMOutput
 from .auto import AutoModel, AutoModelForCausalLM
 from .bert import Cache
 from .generation import GenerationMixin, positions
-from .losses import IGNORED, cross_entropy
+from .losses import cross_entropy, shift_tokens_right
 from .modeling import PreTrainedModel, default
-
-
-def shift_tokens_right(labels: Tensor, pad_token_id: int, decoder_start_token_id: int) -> Tensor:
-    """What a decoder reads to predict the labels: the start token, then all but the last of them.
-
-    Args:
-        labels: `(batch, sequence)`; -100 becomes padding.
-    Returns:
-        `(batch, sequence)`.
-    """
-    start = torch.full_like(labels[:, :1], decoder_start_token_id)
-    shifted = torch.cat([start, labels[:, :-1]], dim=1)
-    return shifted.masked_fill(shifted == IGNORED, pad_token_id)
 
 
 class EncoderDecoderModel(GenerationMixin, PreTrainedModel):

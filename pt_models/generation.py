@@ -821,6 +821,17 @@ class GenerationMixin(Generator):
             **kwargs,
         )
 
+    def _step_function(
+        self,
+        prompt: Prompt,
+        beams: int,
+        steps: int,
+        encoded: Mapping[str, Any],
+        flags: Mapping[str, bool],
+    ) -> TreeDecoder:
+        """What is called for the next tokens' scores; takes what `TreeDecoder` takes."""
+        return TreeDecoder(self, prompt, beams, steps, encoded, flags)
+
     def generate(
         self,
         inputs: Tensor | None = None,
@@ -903,7 +914,7 @@ class GenerationMixin(Generator):
             (shaping if config.do_sample else hooks).append(LogitNormalization())
         criteria = StoppingCriteriaList(stopping_criteria or [])
         run = Run(config, prompt, beams, hooks, shaping, criteria, streamer, generator)
-        decoder = TreeDecoder(self, prompt, beams, run.steps, encoded, flags)
+        decoder = self._step_function(prompt, beams, run.steps, encoded, flags)
         if streamer is not None:
             streamer.put(prompt.given.cpu())
         if beam_search_:

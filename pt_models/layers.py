@@ -6,9 +6,14 @@ Differs: the Keras twin needs layers of its own in more places, and leaves kerne
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+# Fewer rows than that are no work for `Linear`.
+ROWS = 64
 
 
 class Embedding(nn.Embedding):
@@ -17,6 +22,49 @@ class Embedding(nn.Embedding):
     def reset_parameters(self) -> None:
         if not self.weight.is_meta:  # random numbers there take torch a second of imports
             super().reset_parameters()
+
+
+class Linear(nn.Linear):
+    """A dense layer that trains on a CPU with oneDNN's matrix products, which beat the usual ones.
+
+    They are a sixth faster on the machines that were tried, where there are many rows.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(..., inputs)` -> `(..., outputs)`."""
+        suits = (
+            x.dtype == self.weight.dtype == torch.float32
+            and x.device.type == "cpu"
+            and torch.backends.mkldnn.is_available()
+            and not torch.is_autocast_enabled("cpu")
+            and not torch.compiler.is_compiling()
+            and x.numel() >= ROWS * self.in_features
+        )
+        if not suits:
+            return super().forward(x)
+        return _OneDnnLinear.apply(x, self.weight, self.bias)
+
+
+class _OneDnnLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        dx = dw = db = None
+        if ctx.needs_input_grad[0]:
+            operator = torch.ops.mkldnn._linear_pointwise
+            dx = operator(upstream.contiguous(), weight.t(), None, "none", [], "")
+        upstream = upstream.flatten(0, -2)
+        if ctx.needs_input_grad[1]:
+            dw = upstream.t() @ x.flatten(0, -2)
+        if ctx.needs_input_grad[2]:
+            db = upstream.sum(0)
+        return dx, dw, db
 
 
 class PackedLinear(nn.Module):
@@ -44,7 +92,11 @@ class PackedLinear(nn.Module):
     @staticmethod
     def suits(linear: nn.Module, rows: int) -> bool:
         """Whether the layer may be replaced, and that pays."""
-        if type(linear) is not nn.Linear or linear._forward_hooks or linear._forward_pre_hooks:
+        if (
+            type(linear) not in (nn.Linear, Linear)
+            or linear._forward_hooks
+            or linear._forward_pre_hooks
+        ):
             return False
         weight = linear.weight
         plain = type(weight) is nn.Parameter and weight.device.type == "cpu"

@@ -44,6 +44,19 @@ def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return cross_entropy(logits[:, :-1], labels[:, 1:])
 
 
+def shift_tokens_right(labels: Tensor, pad_token_id: int, decoder_start_token_id: int) -> Tensor:
+    """What a decoder reads to predict the labels: the start token, then all but the last of them.
+
+    Args:
+        labels: `(batch, sequence)`; -100 becomes padding.
+    Returns:
+        `(batch, sequence)`.
+    """
+    start = torch.full_like(labels[:, :1], decoder_start_token_id)
+    shifted = torch.cat([start, labels[:, :-1]], dim=1)
+    return shifted.masked_fill(shifted == IGNORED, pad_token_id)
+
+
 def classification_loss(logits: Tensor, labels: Tensor, config: Any) -> Tensor:
     """Regression, single-label or multi-label, by `config.problem_type`.
 
@@ -92,3 +105,18 @@ def span_loss(
         cross_entropy(start_logits, start, sequence, "start_positions")
         + cross_entropy(end_logits, end, sequence, "end_positions")
     ) / 2
+
+
+def marginal_loss(logits: Tensor, correct: Tensor) -> Tensor:
+    """Minus the log of the probability of all that is correct; zero where nothing is.
+
+    Args:
+        logits: `(batch, choices)`.
+        correct: `(batch, choices)`, booleans.
+    Returns:
+        `(batch,)`.
+    """
+    logits = logits.float()
+    lowest = torch.finfo(logits.dtype).min
+    found = torch.logsumexp(logits.masked_fill(~correct, lowest), -1)
+    return torch.where(correct.any(-1), torch.logsumexp(logits, -1) - found, 0.0)

@@ -67,6 +67,9 @@ class PreTrainedModel(nn.Module):
     base_model_prefix: ClassVar[str] = ""
     # Regular expressions over the base model's own keys: weights a released file may lack.
     optional_weights: ClassVar[tuple[str, ...]] = ()
+    # Regular expressions of keys in released files that no weight belongs to.
+    ignored_weights: ClassVar[tuple[str, ...]] = ()
+    init_field: ClassVar[str] = "initializer_range"
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -88,7 +91,7 @@ class PreTrainedModel(nn.Module):
 
     @torch.no_grad()
     def _init_parameter(self, module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-        """Normal with `initializer_range`; zero for biases and padding, one for norms."""
+        """Normal, as wide as `init_field` says; zero for biases and padding, one for norms."""
         if parameter.is_meta:
             return
         if isinstance(module, nn.LayerNorm) and name == "weight":
@@ -96,7 +99,7 @@ class PreTrainedModel(nn.Module):
         elif name == "bias":
             parameter.zero_()
         else:
-            parameter.normal_(0.0, self.config.initializer_range)
+            parameter.normal_(0.0, getattr(self.config, self.init_field))
             if isinstance(module, nn.Embedding) and module.padding_idx is not None:
                 parameter[module.padding_idx].zero_()
 
@@ -252,21 +255,27 @@ class PreTrainedModel(nn.Module):
             with torch.device("meta"):
                 model = cls(source.config, *model_args, **source.init_kwargs)
             tied = model.tied_weights()
+            given = tuple(
+                f"{name}." for name, x in source.init_kwargs.items() if isinstance(x, nn.Module)
+            )
             plan, report = pretrained.plan(
                 model,
                 {name: tuple(p.shape) for name, p in model.state_dict().items()},
                 weights,
                 ignore_mismatched_sizes=ignore_mismatched_sizes,
+                given=given,
             )
             requested = _requested_dtype(torch_dtype if dtype is None else dtype)
-            for name, parameter in list(model.named_parameters(remove_duplicate=False)):
-                if name in tied:
-                    continue
+            for name, old in model.state_dict(keep_vars=True).items():
                 path, _, leaf = name.rpartition(".")
                 module, key = model.get_submodule(path), plan.get(name)
+                if name in tied or (key is None and name.startswith(given)):
+                    continue
                 kind = requested or (_torch_dtype(weights[key].dtype) if key else torch.float32)
-                memory = pretrained.aligned_empty(tuple(parameter.shape), _numpy_dtype(kind))
-                loaded = nn.Parameter(_as_tensor(memory, kind))
+                memory = pretrained.aligned_empty(tuple(old.shape), _numpy_dtype(kind))
+                loaded = _as_tensor(memory, kind)
+                if isinstance(old, nn.Parameter):
+                    loaded = nn.Parameter(loaded)
                 setattr(module, leaf, loaded)
                 if key is None:
                     model._init_parameter(module, leaf, loaded)

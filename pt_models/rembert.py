@@ -27,44 +27,10 @@ from zoo.outputs import (
 
 from .activations import activation
 from .attention import attention_bias, causal_mask
-from .bert import Cache, Layer, Pooler, StackOutput, run_layers
+from .bert import Cache, Embeddings, Layer, Pooler, StackOutput, run_layers
 from .generation import GenerationMixin
-from .layers import Embedding
 from .losses import classification_loss, cross_entropy, next_token_loss, span_loss
-from .modeling import PreTrainedModel, assert_values, default, logger
-
-
-class RemBertEmbeddings(nn.Module):
-    """Word, position and token type embeddings, summed and normalised."""
-
-    def __init__(self, config: RemBertConfig) -> None:
-        super().__init__()
-        width = config.input_embedding_size
-        self.word_embeddings = Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
-        self.position_embeddings = Embedding(config.max_position_embeddings, width)
-        self.token_type_embeddings = Embedding(config.type_vocab_size, width)
-        self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(
-        self,
-        input_ids: Tensor | None,
-        token_type_ids: Tensor | None,
-        position_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
-        past: int,
-    ) -> Tensor:
-        """Returns `(batch, sequence, input_embedding)`."""
-        assert_values("input_ids", input_ids, self.word_embeddings.num_embeddings)
-        assert_values("token_type_ids", token_type_ids, self.token_type_embeddings.num_embeddings)
-        assert_values("position_ids", position_ids, self.position_embeddings.num_embeddings)
-        words = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        if position_ids is None:
-            position_ids = torch.arange(past, past + words.shape[1], device=words.device)[None]
-        if token_type_ids is None:
-            token_type_ids = words.new_zeros(1, words.shape[1], dtype=torch.long)
-        types = self.token_type_embeddings(token_type_ids)
-        return self.dropout(self.LayerNorm(words + types + self.position_embeddings(position_ids)))
+from .modeling import PreTrainedModel, default, logger
 
 
 class RemBertEncoder(nn.Module):
@@ -98,7 +64,7 @@ class RemBertModel(RemBertPreTrainedModel):
 
     def __init__(self, config: RemBertConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
-        self.embeddings = RemBertEmbeddings(config)
+        self.embeddings = Embeddings(config, config.input_embedding_size)
         self.encoder = RemBertEncoder(config)
         self.pooler = Pooler(config) if add_pooling_layer else None
         self.post_init()

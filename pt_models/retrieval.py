@@ -55,16 +55,12 @@ class DenseRetriever(nn.Module):
 
     def forward(self, queries: torch.Tensor) -> dict[str, torch.Tensor]:
         """`(batch, hidden)` -> ids and scores, `(batch, k)`, best first; -1 and -inf beyond all."""
-        queries = queries.float()
-        rows = self.vectors.shape[0]
-        found, best = [], []
-        for start in range(0, rows, self.block_rows):
-            block = self.vectors[start : start + self.block_rows].float()
-            scores = queries @ block.T
-            top, places = scores.topk(min(self.k, block.shape[0]))
-            found.append(places + start)
-            best.append(top)
-        return _merged(self.ids, found, best, self.k)
+        places, scores = top_products(queries, self.vectors, self.k, self.block_rows)
+        missing = (0, self.k - scores.shape[1])
+        return {
+            "ids": nn.functional.pad(self.ids[places], missing, value=-1),
+            "scores": nn.functional.pad(scores, missing, value=-torch.inf),
+        }
 
 
 class ScannRetriever(nn.Module):
@@ -100,17 +96,28 @@ class ScannRetriever(nn.Module):
         }
 
 
-def _merged(
-    ids: torch.Tensor, found: list[torch.Tensor], best: list[torch.Tensor], k: int
-) -> dict[str, torch.Tensor]:
-    """The best of several lists of rows, padded to k."""
+def top_products(
+    queries: torch.Tensor, vectors: torch.Tensor, k: int, block_rows: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows with the largest inner products, by comparing with all of them.
+
+    Args:
+        queries: `(batch, hidden)`.
+        vectors: `(rows, hidden)`; products are summed in float32.
+        k: how many; no more than there are.
+        block_rows: rows compared at a time, which bounds the memory for scores.
+    Returns:
+        Rows and scores, `(batch, at most k)`, best first.
+    """
+    queries = queries.float()
+    found, best = [], []
+    for start in range(0, vectors.shape[0], block_rows):
+        scores = queries @ vectors[start : start + block_rows].float().T
+        top, places = scores.topk(min(k, scores.shape[1]))
+        found.append(places + start)
+        best.append(top)
     places, scores = torch.cat(found, 1), torch.cat(best, 1)
     if len(found) > 1:
         scores, order = scores.topk(min(k, scores.shape[1]))
         places = places.gather(1, order)
-    named = ids[places]
-    missing = (0, k - scores.shape[1])
-    return {
-        "ids": nn.functional.pad(named, missing, value=-1),
-        "scores": nn.functional.pad(scores, missing, value=-torch.inf),
-    }
+    return places, scores

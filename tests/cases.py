@@ -13,7 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from zoo.configs import BertGenerationConfig, EncoderDecoderConfig, RemBertConfig
+from zoo.configs import (
+    BartConfig,
+    BertGenerationConfig,
+    DPRConfig,
+    EncoderDecoderConfig,
+    RealmConfig,
+    RemBertConfig,
+    T5Config,
+)
 
 BATCH, SEQUENCE, HEADS, HEAD_DIM, LAYERS, CHOICES, LABELS, ENCODER = 3, 11, 4, 8, 2, 5, 7, 9
 VOCAB, HIDDEN, INPUT, OUTPUT, INTERMEDIATE, POSITIONS, TYPES = 61, 32, 24, 40, 48, 29, 6
@@ -36,6 +44,48 @@ TINY: dict[str, Any] = {
 TINY_GENERATION = {
     name: value for name, value in TINY.items() if name in BertGenerationConfig._fields
 } | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+PROJECTED, SPAN_HIDDEN, SPAN_WIDTH, BEAM, BLOCKS, ANSWERS, RECORDS = 10, 14, 4, 2, 6, 3, 17
+SPANS = sum(SEQUENCE - more for more in range(SPAN_WIDTH))
+TINY_REALM = {name: value for name, value in TINY.items() if name in RealmConfig._fields} | {
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "pad_token_id": 0,
+    "retriever_proj_size": PROJECTED,
+    "span_hidden_size": SPAN_HIDDEN,
+    "max_span_width": SPAN_WIDTH,
+    "reader_beam_size": BEAM,
+    "searcher_beam_size": BLOCKS,
+    "num_block_records": RECORDS,
+}
+TINY_DPR = {name: value for name, value in TINY.items() if name in DPRConfig._fields} | {
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+DECODER_HEADS, D_KV = 2, 6
+TINY_BART = {
+    "vocab_size": VOCAB,
+    "d_model": HIDDEN,
+    "encoder_layers": LAYERS,
+    "decoder_layers": LAYERS,
+    "encoder_attention_heads": HEADS,
+    "decoder_attention_heads": DECODER_HEADS,
+    "encoder_ffn_dim": INTERMEDIATE,
+    "decoder_ffn_dim": INPUT,
+    "max_position_embeddings": POSITIONS,
+    "dropout": 0.0,
+}
+TINY_T5 = {
+    "vocab_size": VOCAB,
+    "d_model": HIDDEN,
+    "d_kv": D_KV,
+    "d_ff": INTERMEDIATE,
+    "num_layers": LAYERS,
+    "num_heads": HEADS,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 20,
+    "dropout_rate": 0.0,
+    "decoder_start_token_id": 0,
+}
 # A decoder of other sizes than its encoder's.
 TARGET, TARGET_VOCAB, TARGET_HIDDEN, TARGET_HEADS = 7, 53, 40, 5
 SMALL: dict[str, Any] = {
@@ -46,6 +96,10 @@ SMALL: dict[str, Any] = {
 FAMILIES: dict[str, tuple[Any, dict[str, Any]]] = {
     "RemBert": (RemBertConfig, TINY),
     "BertGeneration": (BertGenerationConfig, TINY_GENERATION),
+    "DPR": (DPRConfig, TINY_DPR),
+    "Bart": (BartConfig, TINY_BART),
+    "T5": (T5Config, TINY_T5),
+    "Realm": (RealmConfig, TINY_REALM),
 }
 
 # Outputs and losses, at unit scale.
@@ -97,7 +151,7 @@ class Case:
         return [name for name in self.inputs if name in LABEL_NAMES]
 
 
-LABEL_NAMES = ("labels", "start_positions", "end_positions")
+LABEL_NAMES = ("labels", "start_positions", "end_positions", "has_answers")
 TEXT = {
     "input_ids": (BATCH, SEQUENCE),
     "attention_mask": (BATCH, SEQUENCE),
@@ -143,7 +197,61 @@ TARGET_CACHE = {
 }
 SHARED_CACHE = {name: (BATCH, HEADS, shape[2], HEAD_DIM) for name, shape in TARGET_CACHE.items()}
 
+CHOSEN = {name: (BATCH, CHOICES, SEQUENCE) for name in TEXT}
+READ = {name: (BATCH, BEAM, SEQUENCE) for name in (*TEXT, "block_mask")}
+# What they are asked beside the rest stands in test_realm.
+REALM_CASES = [
+    Case(
+        "scorer",
+        "RealmScorer",
+        TEXT | {f"candidate_{name}": (BATCH, CHOICES, ENCODER) for name in TEXT},
+        {
+            "relevance_score": (BATCH, CHOICES),
+            "query_score": (BATCH, PROJECTED),
+            "candidate_score": (BATCH, CHOICES, PROJECTED),
+        },
+        unused=r"\bcls\.predictions\.",
+    ),
+    Case(
+        "knowledge-aug",
+        "RealmKnowledgeAugEncoder",
+        CHOSEN | TOKENS | {"relevance_score": (BATCH, CHOICES), "mlm_mask": (BATCH, SEQUENCE)},
+        {"loss": (), "logits": (BATCH * CHOICES, SEQUENCE, VOCAB)},
+        unused=r"\.pooler\.",
+    ),
+    Case(
+        "reader",
+        "RealmReader",
+        READ
+        | {
+            "relevance_score": (BATCH, BLOCKS),
+            "start_positions": (BATCH, BLOCKS, ANSWERS),
+            "end_positions": (BATCH, BLOCKS, ANSWERS),
+            "has_answers": (BATCH, BLOCKS),
+        },
+        {
+            "loss": (),
+            "retriever_loss": (),
+            "reader_loss": (),
+            "retriever_correct": (BATCH, BLOCKS),
+            "reader_correct": (BATCH, BEAM, SPANS),
+            "block_idx": (BATCH,),
+            "candidate": (BATCH,),
+            "start_pos": (BATCH,),
+            "end_pos": (BATCH,),
+        },
+        unused=r"\.pooler\.|^cls\.",
+    ),
+]
+
 CASES = [
+    Case(
+        "embedder",
+        "RealmEmbedder",
+        TEXT,
+        {"projected_score": (BATCH, PROJECTED)},
+        unused=r"\bcls\.predictions\.",
+    ),
     Case(
         "model", "RemBertModel", TEXT, {"last_hidden_state": STATES, "pooler_output": STATES[::2]}
     ),
@@ -274,9 +382,85 @@ CASES = [
         {"encoder": ("BertGeneration", {}), "decoder": ("RemBert", SMALL)},
     ),
 ]
-CASE = {case.name: case for case in CASES}
+# What they are asked beside the rest stands in test_bart and test_t5.
+SOURCES = {
+    **{name: (BATCH, SEQUENCE) for name in ("input_ids", "attention_mask")},
+    **{f"decoder_{name}": (BATCH, TARGET) for name in ("input_ids", "attention_mask")},
+}
+
+
+def target_cache(heads: int, head_dim: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of a cache of `TARGET` tokens."""
+    return {
+        f"past_key_values.{layer}.{part}": (
+            BATCH,
+            heads,
+            SEQUENCE if part > 1 else TARGET,
+            head_dim,
+        )
+        for layer in range(LAYERS)
+        for part in range(4)
+    }
+
+
+BART_CACHE = target_cache(DECODER_HEADS, HIDDEN // DECODER_HEADS)
+T5_CACHE = target_cache(HEADS, D_KV)
+TARGET_STATES = {"last_hidden_state": (BATCH, TARGET, HIDDEN)}
+LABELLED = SOURCES | {"labels": (BATCH, TARGET)}
+WORDS = {"loss": (), "logits": (BATCH, TARGET, VOCAB)}
+SEQ2SEQ_CASES = [
+    Case("bart", "BartModel", SOURCES, TARGET_STATES | BART_CACHE | ENCODED_STATES),
+    Case(
+        "bart-lm",
+        "BartForConditionalGeneration",
+        LABELLED,
+        WORDS | ENCODED_STATES,
+        unused="final_logits_bias",
+    ),
+    Case(
+        "bart-untied",
+        "BartForConditionalGeneration",
+        LABELLED,
+        WORDS | ENCODED_STATES,
+        {"tie_word_embeddings": False, "scale_embedding": True, "activation_function": "relu"},
+        unused="final_logits_bias",
+    ),
+    Case("t5", "T5Model", SOURCES, TARGET_STATES | T5_CACHE | ENCODED_STATES),
+    Case("t5-encoder", "T5EncoderModel", IDS, {"last_hidden_state": STATES}),
+    Case("t5-lm", "T5ForConditionalGeneration", LABELLED, WORDS | T5_CACHE | ENCODED_STATES),
+    Case(
+        "t5-gated",
+        "T5ForConditionalGeneration",
+        LABELLED,
+        WORDS | T5_CACHE | ENCODED_STATES,
+        {"tie_word_embeddings": False, "feed_forward_proj": "gated-gelu"},
+    ),
+]
+# What they are asked beside the rest stands in test_dpr.
+DPR_CASES = [
+    Case("dpr-question", "DPRQuestionEncoder", TEXT, {"pooler_output": (BATCH, HIDDEN)}),
+    Case(
+        "dpr-passage",
+        "DPRContextEncoder",
+        TEXT,
+        {"pooler_output": (BATCH, OUTPUT)},
+        {"projection_dim": OUTPUT, "position_embedding_type": "relative_key_query"},
+    ),
+    Case(
+        "dpr-reader",
+        "DPRReader",
+        IDS,
+        {
+            "start_logits": (BATCH, SEQUENCE),
+            "end_logits": (BATCH, SEQUENCE),
+            "relevance_logits": (BATCH,),
+        },
+    ),
+]
+
+CASE = {case.name: case for case in [*SEQ2SEQ_CASES, *DPR_CASES, *CASES, *REALM_CASES]}
 # With labels.
-HEAD_CASES = [case for case in CASES if case.label_names]
+HEAD_CASES = [case for case in CASE.values() if case.label_names]
 # Of one part.
 SINGLE_CASES = [case for case in CASES if not case.is_seq2seq]
 
@@ -284,6 +468,11 @@ SINGLE_CASES = [case for case in CASES if not case.is_seq2seq]
 def names(cases: list[Case]) -> list[str]:
     """For `ids=` of a parametrised test."""
     return [case.name for case in cases]
+
+
+def shown(value: Any) -> str:
+    """For `ids=`: a value without addresses, so that every process has the same names."""
+    return re.sub(" at 0x[0-9a-f]+", "", str(value))[:80]
 
 
 def numbers(name: str) -> np.random.Generator:
@@ -312,7 +501,7 @@ def make_inputs(case: Case) -> Arrays:
     config = TINY | dict(case.config)
     made: Arrays = {}
     for name, shape in case.inputs.items():
-        if name == "input_ids":
+        if name.endswith("input_ids") and not name.startswith("decoder"):
             value = rng.integers(0, VOCAB, shape)  # the padding id among them
         elif name == "decoder_input_ids" or (case.is_seq2seq and name == "labels"):
             value = rng.integers(0, TARGET_VOCAB, shape)
@@ -326,8 +515,21 @@ def make_inputs(case: Case) -> Arrays:
             value = (np.arange(shape[-1]) < kept[:, None]).astype(np.int64).reshape(shape)
             if name == "attention_mask" and config.get("is_decoder"):
                 value = value[..., ::-1].copy()  # a decoder does not see what follows anyway
-        elif name == "encoder_hidden_states":
+        elif name in ("encoder_hidden_states", "relevance_score"):
             value = rng.standard_normal(shape).astype(np.float32)
+        elif name == "mlm_mask":
+            value = rng.integers(0, 2, shape)
+        elif name == "block_mask":
+            value = (np.arange(shape[-1]) >= 4) & (made["attention_mask"] == 1)
+        elif case.model == "RealmReader":
+            # In every other block nothing is found.
+            value = np.array(rng.integers(5, SEQUENCE - SPAN_WIDTH, shape))
+            value += (SPAN_WIDTH - 2) * (name == "end_positions")
+            value[:, 1::2] = -1
+            if name == "end_positions":
+                value = made["start_positions"] + (value >= 0) * (SPAN_WIDTH - 2)
+            elif name == "has_answers":
+                value = (made["start_positions"] >= 0).any(-1)
         elif name in ("start_positions", "end_positions"):
             value = rng.integers(0, SEQUENCE, shape)
             value[-1] = SEQUENCE + 3  # outside the sequence: does not count
@@ -348,11 +550,14 @@ def without_labels(inputs: Arrays) -> Arrays:
     return {name: value for name, value in inputs.items() if name not in LABEL_NAMES}
 
 
+NORM = re.compile(r"layer_?norm(_embedding)?\.weight$", re.IGNORECASE)
+
+
 def make_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Values of a weight that keep outputs at unit scale and leave nothing at zero or one."""
     values = numbers(name).standard_normal(shape)
     if len(shape) == 1:
-        values = 0.1 * values + ("LayerNorm.weight" in name)
+        values = 0.1 * values + bool(NORM.search(name))
     elif "embeddings" in name:
         values = 0.5 * values
     else:

@@ -28,6 +28,23 @@ SIZES = {
     "max_position_embeddings": 33,
 }
 CROSS = {"is_decoder": True, "add_cross_attention": True}
+REALM = {
+    "retriever_proj_size": 6,
+    "num_candidates": 4,
+    "span_hidden_size": 5,
+    "max_span_width": 3,
+    "reader_beam_size": 2,
+    "reader_seq_len": 24,
+    "num_block_records": 5,
+}
+T5 = {
+    "d_kv": 8,
+    "d_ff": 20,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 9,
+}
+GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+BLOCKS = ["the red house", "a green tree and a blue sea", "b c d e f g", "the sea", "red, blue."]
 # Class -> what its configuration says besides the sizes. With a cache a BertGeneration decoder of
 # 4.40.2 masks nothing and the newest masks, hence use_cache.
 MODELS: dict[str, dict[str, object]] = {
@@ -44,7 +61,45 @@ MODELS: dict[str, dict[str, object]] = {
     "EncoderDecoderModel shared": {"tie_encoder_decoder": True},
     "EncoderDecoderModel projected": {"hidden_size": 36},
     "EncoderDecoderModel rembert": {"model_type": "rembert"},
+    "RealmEmbedder": REALM,
+    "RealmScorer": REALM,
+    "RealmKnowledgeAugEncoder": REALM,
+    "RealmReader": REALM,
+    "RealmForOpenQA": REALM,
+    "DPRQuestionEncoder": {"projection_dim": 11},
+    "DPRContextEncoder": {},
+    "DPRReader": {},
+    "BartModel": {},
+    "BartForConditionalGeneration": {"scale_embedding": True},
+    "BartForConditionalGeneration untied": {"tie_word_embeddings": False},
+    "T5Model": T5,
+    "T5EncoderModel": T5,
+    "T5ForConditionalGeneration": T5,
+    "T5ForConditionalGeneration gated": T5 | GATED,
+    "RagModel": {"model_type": "bart"},
+    "RagSequenceForGeneration": {"model_type": "bart"},
+    "RagTokenForGeneration": {"model_type": "bart"},
+    "RagTokenForGeneration t5": {"model_type": "t5", **T5},
 }
+
+
+def arrays_of(outputs: Any) -> dict[str, Any]:
+    """Tensors among the outputs, and among those of a model inside."""
+    import torch
+
+    found = {}
+    for name, value in outputs.items():
+        if isinstance(value, torch.Tensor):
+            found[name] = value.detach().numpy() * 1.0
+        elif isinstance(value, dict):
+            found |= arrays_of(value)
+    return found
+
+
+def parts_of(package: Any, name: str, place: Path) -> dict[str, Any]:
+    if name != "RealmForOpenQA":
+        return {}
+    return {"retriever": package.RealmRetriever.from_pretrained(place)}
 
 
 def peer(folder: str) -> None:
@@ -56,18 +111,24 @@ def peer(folder: str) -> None:
     for name in MODELS:
         place = Path(folder) / name
         model_class = getattr(transformers, name.split()[0], None)
-        shares = "shared" in name and int(transformers.__version__.partition(".")[0]) >= 5
-        if model_class is None or shares:  # 5 has no tie_encoder_decoder
+        # 5 has no tie_encoder_decoder, and unties BART's two tables along with its head.
+        other = name.endswith(("shared", "Generation untied")) and transformers.__version__ > "5"
+        if model_class is None or other:
             continue
-        model, info = model_class.from_pretrained(place, output_loading_info=True)
+        parts = parts_of(transformers, name, place)
+        model, info = model_class.from_pretrained(place, output_loading_info=True, **parts)
         inputs = {k: torch.from_numpy(v) for k, v in np.load(place / "inputs.npz").items()}
         with torch.no_grad():
-            outputs = model.eval()(**inputs, return_dict=True)
-        arrays = {k: v.numpy() for k, v in outputs.items() if isinstance(v, torch.Tensor)}
-        np.savez(place / "peer.npz", **arrays)
+            dicts = (
+                {} if name.startswith("Rag") else {"return_dict": True}
+            )  # RAG knows no such word
+            outputs = model.eval()(**inputs, **dicts)
+        np.savez(place / "peer.npz", **arrays_of(outputs))
         problems = {k: sorted(map(str, v)) for k, v in info.items() if v}
         (place / "info.json").write_text(json.dumps(problems))
-        model.save_pretrained(place / "again")
+        # 4.40.2 refuses to write weights of two names as safetensors.
+        again = {"safe_serialization": False} if name.startswith("Realm") else {}
+        model.save_pretrained(place / "again", **again)
     print(transformers.__version__)
 
 
@@ -85,6 +146,7 @@ def main() -> None:
 
     import pt_models
     import tf_models
+    import zoo
 
     failed = False
     for python in arguments.peer:
@@ -93,6 +155,9 @@ def main() -> None:
             for name, more in MODELS.items():
                 place = Path(folder) / name
                 ours = getattr(pt_models, name.split()[0])(config_of(name, more)).eval()
+                if name == "RealmForOpenQA":
+                    ours.block_emb.normal_()
+                    ours.retriever = retriever_in(place)
                 ours.save_pretrained(place)
                 keras = getattr(tf_models, "TF" + name.split()[0]).from_pretrained(place)
                 keras.save_pretrained(place / "keras")
@@ -114,13 +179,13 @@ def main() -> None:
                 theirs = np.load(place / "peer.npz")
                 problems = json.loads((place / "info.json").read_text())
                 again, info = getattr(tf_models, "TF" + name.split()[0]).from_pretrained(
-                    place / "again", output_loading_info=True
+                    place / "again", output_loading_info=True, **parts_of(zoo, name, place)
                 )
                 problems |= {f"back: {k}": v for k, v in info.items() if v}
-                back = again(**inputs)
-                names = [k for k, v in outputs.items() if isinstance(v, torch.Tensor)]
-                there = max(abs(theirs[k] - outputs[k].detach().numpy()).max() for k in names)
-                here = max(abs(theirs[k] - np.asarray(back[k])).max() for k in names)
+                outputs, back = arrays_of(outputs), dict(again(**inputs))
+                back |= back.get("reader_output", {})
+                there = max(abs(theirs[k] - v).max() for k, v in outputs.items())
+                here = max(abs(theirs[k] - np.asarray(back[k])).max() for k in outputs)
                 good = there < 1e-5 and here < 1e-5 and not problems
                 failed |= not good
                 print(
@@ -130,10 +195,28 @@ def main() -> None:
 
 
 def config_of(name: str, more: dict[str, Any]) -> Any:
-    from zoo import AutoConfig, BertGenerationConfig, EncoderDecoderConfig, RemBertConfig
+    from zoo import (
+        AutoConfig,
+        BertGenerationConfig,
+        EncoderDecoderConfig,
+        RagConfig,
+        RealmConfig,
+        RemBertConfig,
+    )
+
+    if name.startswith("Rag"):
+        dpr = AutoConfig.for_model("dpr", **sizes_of("dpr"), projection_dim=24)
+        generator = AutoConfig.for_model(**sizes_of(more["model_type"]), **more)
+        return RagConfig.from_question_encoder_generator_configs(dpr, generator, n_docs=2)
+    for model_type in ("dpr", "bart", "t5"):
+        if name.lower().startswith(model_type):
+            return AutoConfig.for_model(model_type, **sizes_of(model_type), **more)
 
     if name.startswith("RemBert"):
         return RemBertConfig(**SIZES, **more)
+    if name.startswith("Realm"):
+        sizes = {k: v for k, v in SIZES.items() if k in RealmConfig._fields}
+        return RealmConfig(**sizes, **more)
     sizes = {k: v for k, v in SIZES.items() if k in BertGenerationConfig._fields}
     if name.startswith("BertGeneration"):
         return BertGenerationConfig(**sizes, **more)
@@ -149,9 +232,41 @@ def config_of(name: str, more: dict[str, Any]) -> Any:
     )
 
 
+def sizes_of(model_type: str) -> dict[str, Any]:
+    """`SIZES` under the names that a family of other names has for them."""
+    if model_type == "dpr":
+        return {k: v for k, v in SIZES.items() if "embedding_size" not in k}
+    if model_type == "t5":
+        names = {"d_model": "hidden_size", "num_layers": "num_hidden_layers"}
+        names |= {"num_heads": "num_attention_heads", "vocab_size": "vocab_size"}
+        return {"num_decoder_layers": 1} | {ours: SIZES[k] for ours, k in names.items()}
+    sides = {"attention_heads": "num_attention_heads", "ffn_dim": "intermediate_size"}
+    sizes = {
+        f"{side}_{ours}": SIZES[k] for side in ("encoder", "decoder") for ours, k in sides.items()
+    }
+    named = {"vocab_size": 97, "d_model": 24, "max_position_embeddings": 33}
+    return sizes | named | {"encoder_layers": 2, "decoder_layers": 1}
+
+
+def retriever_in(place: Path) -> Any:
+    """A retriever over `BLOCKS`, saved in the folder."""
+    from zoo import RealmRetriever, RealmTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz0123456789"]
+    words += ["the", "red", "house", "green", "tree", "and", "blue", "sea", ",", "."]
+    words += [f"w{number}" for number in range(97 - len(words))]
+    place.mkdir()
+    (place / "vocab.txt").write_text("\n".join(words) + "\n")
+    retriever = RealmRetriever(BLOCKS, RealmTokenizerFast(place / "vocab.txt"))
+    retriever.save_pretrained(place)
+    return retriever
+
+
 def inputs_of(name: str) -> dict[str, Any]:
     import numpy as np
 
+    if name.startswith("Realm"):
+        return realm_inputs(name)
     shape = (2, 3, 7) if name.endswith("MultipleChoice") else (2, 7)
     rng = np.random.default_rng(0)
     inputs = {
@@ -162,10 +277,52 @@ def inputs_of(name: str) -> dict[str, Any]:
     inputs["attention_mask"] = inputs["attention_mask"].astype(np.int64)
     if name == "BertGenerationDecoder":
         inputs["encoder_hidden_states"] = rng.standard_normal((2, 5, 24)).astype(np.float32)
-    if name.startswith("EncoderDecoder"):
-        inputs["labels"] = rng.integers(1, 97, (2, 4))
+    if "DPR" in name:
+        return inputs
+    if not name.startswith(("RemBert", "BertGeneration", "T5Encoder")):
         inputs["decoder_input_ids"] = rng.integers(1, 97, (2, 4))
+        if "Model" not in name or name.startswith("EncoderDecoder"):
+            inputs["labels"] = rng.integers(1, 97, (2, 4))
+        if name == "RagSequenceForGeneration":  # of both, 4.40.2 takes these as the targets
+            inputs["labels"] = inputs["decoder_input_ids"]
+    if name.startswith("Rag"):
+        inputs |= {
+            "context_input_ids": rng.integers(1, 97, (4, 9)),
+            "context_attention_mask": (np.arange(9) < [[9], [6], [8], [9]]).astype(np.int64),
+            "doc_scores": rng.standard_normal((2, 2)).astype(np.float32),
+        }
     return inputs
+
+
+def realm_inputs(name: str) -> dict[str, Any]:
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    if name == "RealmForOpenQA":
+        return {"input_ids": np.array([[2, 44, 47, 30, 49, 3]])}
+    if name == "RealmReader":
+        return {
+            "input_ids": rng.integers(5, 97, (2, 9)),
+            "token_type_ids": np.tile(np.arange(9) > 3, (2, 1)).astype(np.int64),
+            "block_mask": np.tile(np.arange(9) > 3, (2, 1)),
+            "relevance_score": rng.standard_normal(3).astype(np.float32),
+            "start_positions": np.array([[5, -1], [4, 6], [-1, -1]]),
+            "end_positions": np.array([[6, -1], [5, 6], [-1, -1]]),
+            "has_answers": np.array([True, True, False]),
+        }
+    if name == "RealmKnowledgeAugEncoder":
+        return {
+            "input_ids": rng.integers(5, 97, (2, 4, 7)),
+            "relevance_score": rng.standard_normal((2, 4)).astype(np.float32),
+            "labels": rng.integers(5, 97, (2, 7)),
+            "mlm_mask": rng.integers(0, 2, (2, 7)),
+        }
+    candidates = {"candidate_input_ids": rng.integers(5, 97, (2, 4, 8))}
+    return {
+        "input_ids": rng.integers(5, 97, (2, 7)),
+        "attention_mask": (np.arange(7) < [[5], [7]]).astype(np.int64),
+        **(candidates if name == "RealmScorer" else {}),
+    }
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-# Tests share the machine with others, under `pytest -n` with each other; subprocesses inherit these.
+# Tests share the machine with others, under `pytest -n` with each other; subprocesses inherit.
 _THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
 for _name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
     os.environ.setdefault(_name, _THREADS)

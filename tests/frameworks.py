@@ -59,6 +59,10 @@ class Framework:
     def call(self, model: Any, inputs: Arrays, **kwargs: Any) -> Any:
         raise NotImplementedError
 
+    def training_outputs(self, model: Any, inputs: Arrays, **kwargs: Any) -> Arrays:
+        """In training mode."""
+        raise NotImplementedError
+
     def weights(self, model: Any) -> Arrays:
         raise NotImplementedError
 
@@ -88,6 +92,10 @@ class Torch(Framework):
 
         with torch.no_grad():
             return model.eval()(**{n: self.tensor(v) for n, v in inputs.items()}, **kwargs)
+
+    def training_outputs(self, model: Any, inputs: Arrays, **kwargs: Any) -> Arrays:
+        model.train()
+        return flat(model(**{n: self.tensor(v) for n, v in inputs.items()}, **kwargs))
 
     def weights(self, model: Any) -> Arrays:
         return {name: value.detach().numpy().copy() for name, value in model.state_dict().items()}
@@ -143,6 +151,9 @@ class Keras(Framework):
 
     def call(self, model: Any, inputs: Arrays, **kwargs: Any) -> Any:
         return model(**{n: self.tensor(v) for n, v in inputs.items()}, **kwargs)
+
+    def training_outputs(self, model: Any, inputs: Arrays, **kwargs: Any) -> Arrays:
+        return flat(self.call(model, inputs, training=True, **kwargs))
 
     def _named(self, model: Any) -> dict[str, Any]:
         from tf_models.modeling import named_weights

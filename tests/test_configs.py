@@ -12,7 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo import AutoConfig, BertGenerationConfig, HubError, PretrainedConfig, RemBertConfig
+from zoo import (
+    AutoConfig,
+    BartConfig,
+    BertGenerationConfig,
+    DPRConfig,
+    HubError,
+    PretrainedConfig,
+    RemBertConfig,
+)
 from zoo.configs.rules import ACTIVATIONS, PositiveInt
 from zoo.families import FAMILIES, family_of
 
@@ -96,7 +104,7 @@ def test_positional_values_follow_the_signature() -> None:
 
 
 @needs_goldens
-@pytest.mark.parametrize("config_class", [RemBertConfig, BertGenerationConfig])
+@pytest.mark.parametrize("config_class", [RemBertConfig, BertGenerationConfig, DPRConfig])
 def test_equals_the_recorded_default(config_class: type[PretrainedConfig]) -> None:
     golden = json.loads((GOLDENS / "configs.json").read_text())[config_class.__name__]
     config = config_class()
@@ -109,7 +117,7 @@ def test_equals_the_recorded_default(config_class: type[PretrainedConfig]) -> No
 
 @needs_goldens
 def test_recorded_files_come_back(tmp_path: Path) -> None:
-    for family in ("rembert", "bertgeneration"):
+    for family in ("rembert", "bertgeneration", "rag"):
         paths = sorted(GOLDENS.glob(f"{family}/*/config.json"))
         assert paths
         for path in paths:
@@ -519,8 +527,11 @@ def test_auto_config(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_every_row_of_the_table(model_type: str) -> None:
     family = family_of(model_type)
-    halves = {"encoder": RemBertConfig(), "decoder": BertGenerationConfig()}
-    config = AutoConfig.for_model(model_type, **(halves if "-decoder" in model_type else {}))
+    parts = {
+        "encoder-decoder": {"encoder": RemBertConfig(), "decoder": BertGenerationConfig()},
+        "rag": {"question_encoder": DPRConfig(), "generator": BartConfig()},
+    }
+    config = AutoConfig.for_model(model_type, **parts.get(model_type, {}))
     assert type(config).__name__ == family.config
     assert config.model_type == model_type
     config.validate()

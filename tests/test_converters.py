@@ -1019,7 +1019,7 @@ def test_export_and_demo_are_passed_on(tmp_path: Path, monkeypatch: pytest.Monke
     import types
 
     calls: list[Any] = []
-    for module, function in (("saved_model", "export"), ("demo", "run")):
+    for module, function in (("saved_model", "export"), ("demo.realm", "run")):
         fake = types.SimpleNamespace(
             **{function: lambda *a, _name=function, **k: calls.append((_name, a, k))}
         )
@@ -1034,5 +1034,5 @@ def test_export_and_demo_are_passed_on(tmp_path: Path, monkeypatch: pytest.Monke
     sizes = {"batch_sizes": [1, 4], "max_length": 32, "top_k": 3, "version": 7, "head": None}
     assert calls == [
         ("export", ("model", tmp_path), sizes),
-        ("run", (Path("x"),), {"quick": True, "seed": 5}),
+        ("run", (Path("x"),), {"quick": True, "seed": 5, "model": None, "squad": None}),
     ]

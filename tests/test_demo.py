@@ -1,4 +1,4 @@
-"""The demo's text, tokenizer, masks and output folder, and the whole demo at its smallest."""
+"""The demos' text, tokenizers, masks and output folder, and both whole demos at their smallest."""
 
 import json
 import runpy
@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import training_fixtures as fixtures
+from rich.console import Console
 
-from converters import corpus, demo
+from converters import corpus
 from converters.corpus import Paragraph
+from converters.demo import realm, rembert, stages
 from zoo import RemBertTokenizer, RemBertTokenizerFast
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-TINY = demo.Sizes(
+TINY = rembert.Sizes(
     vocabulary=500, hidden=16, layers=1, heads=2, pretraining_length=16, pretraining_batch=4,
     pretraining_steps=5, length=16, batch=128, epochs=1,
 )  # fmt: skip
@@ -116,31 +119,31 @@ def test_output_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     foreign = tmp_path / "demo_output"
     foreign.mkdir()
-    assert demo._output_folder(None) == Path("demo_output")
+    assert stages.output_folder(None) == Path("demo_output")
     (foreign / "thesis.txt").write_text("mine")
-    assert demo._output_folder(None) == Path("demo_output-2")
+    assert stages.output_folder(None) == Path("demo_output-2")
     with pytest.raises(ValueError, match="demo_output holds other files"):
-        demo.run(output=foreign)
+        rembert.run(output=foreign)
     with pytest.raises(ValueError, match=r"thesis\.txt holds other files"):
-        demo.run(output=foreign / "thesis.txt")
+        rembert.run(output=foreign / "thesis.txt")
     assert [path.name for path in foreign.iterdir()] == ["thesis.txt"]
     own = tmp_path / "deep" / "new"
-    assert demo._output_folder(own) == own and own.is_dir()
-    (own / demo.SUMMARY).touch()
+    assert stages.output_folder(own) == own and own.is_dir()
+    (own / stages.SUMMARY).touch()
     (own / "note").touch()
-    assert demo._output_folder(own) == own
+    assert stages.output_folder(own) == own
 
 
-def test_the_whole_demo(
+def test_the_whole_rembert_demo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    summary = demo.run(output="out", seed=5, sizes=TINY)
+    summary = rembert.run(output="out", seed=5, sizes=TINY)
     printed = " ".join(capsys.readouterr().out.split())
-    written = json.loads((tmp_path / "out" / demo.SUMMARY).read_text())
+    written = json.loads((tmp_path / "out" / stages.SUMMARY).read_text())
     assert f"{summary.accuracy:.1%}" in printed
     assert written["accuracy"] == summary.accuracy and written["seed"] == 5
-    assert (tmp_path / "out" / demo.CURVE).read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out" / stages.CURVE).read_bytes().startswith(b"\x89PNG")
     assert len(summary.pretraining_loss) == TINY.pretraining_steps
     assert summary.held_out_loss["after"] < summary.held_out_loss["before"]
     assert len(summary.served) == 4
@@ -149,7 +152,7 @@ def test_the_whole_demo(
     assert sorted(config["label2id"]) == sorted({*corpus.TOPICS, *corpus.MODULES})
 
     # The same seed leads to the same model.
-    again = demo._Demo(demo.Summary(5, TINY), tmp_path / "again", demo.Console(quiet=True))
+    again = rembert._Demo(rembert.Summary(5, TINY), tmp_path / "again", Console(quiet=True))
     again.read_text()
     again.train_tokenizer()
     again.pretrain_in_pytorch()
@@ -170,3 +173,132 @@ def test_the_whole_demo(
     assert "val_accuracy" in out
     out = example("text_serving.py", "from_torch", "serving", "Return the square root of x.")
     assert any(f"{chapter} (" in out for chapter in config["label2id"])
+
+
+SMALL = realm.Sizes(
+    vocabulary=400, hidden=16, heads=2, block_pieces=60, block_length=72, query_length=32,
+    cloze_steps=4, cloze_batch=8, pretraining_steps=7, pretraining_batch=4, candidates=3,
+    refresh_every=2, made_steps=2, finetuning_steps=2, finetuning_batch=4, searched=4, read=2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def squad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Paragraphs and questions in SQuAD's layout."""
+    paragraphs = [
+        {
+            "context": document.text,
+            "qas": [
+                {
+                    "question": f"{question.text} {number}",
+                    "id": f"{document.id}-{number}",
+                    "answers": [{"text": answer, "answer_start": 0} for answer in question.answers],
+                }
+                for number in range(2)
+            ],
+        }
+        for document, question in zip(fixtures.documents(), fixtures.questions(), strict=True)
+    ]
+    path = tmp_path_factory.mktemp("squad") / "squad.json"
+    path.write_text(json.dumps({"data": [{"title": "All", "paragraphs": paragraphs}]}))
+    return path
+
+
+def test_the_whole_realm_demo(
+    squad: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    summary = realm.run(output="out", seed=3, squad=squad, sizes=SMALL)
+    printed = " ".join(capsys.readouterr().out.split())
+    written = json.loads((tmp_path / "out" / stages.SUMMARY).read_text())
+    phases = ("untrained", "inverse cloze", "pre-training", "fine-tuning")
+    for name in ("BM25", *phases):
+        found = summary.recall[name]
+        assert list(found) == ["1", "5", "20"] and written["recall"][name] == found
+        assert 0 <= found["1"] <= found["5"] <= found["20"] <= 100
+    assert summary.recall["BM25"]["1"] == 100  # every name is in one paragraph
+    assert summary.refreshes == 2 and "2 times a new index was taken up" in printed
+    assert set(summary.exact_match) == {"REALM", "BM25's blocks, the same reader"}
+    steps = {name: len(losses) for name, losses in summary.losses.items()}
+    assert steps == {
+        "inverse cloze": 4, "pre-training": 7, "questions made of sentences": 2, "questions": 2,
+    }  # fmt: skip
+    texts = summary.text
+    assert texts["training questions"] + texts["held-out questions"] == 96
+    assert max(summary.differences.values()) < 1e-3
+    assert len(summary.served) == 8 and all(entry["block_id"] >= 0 for entry in summary.served)
+    for picture in (stages.CURVE, realm.RECALL_CURVE):
+        assert (tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG")
+    index = json.loads((tmp_path / "out" / "model" / "index" / "index.json").read_text())
+    assert index["rows"] == texts["blocks"]
+
+    # What it made skips training; a corpus that is too large for it is not exported.
+    monkeypatch.setattr(realm, "LARGE", 10)
+    again = realm.run(output="again", model="out/model", squad=squad)
+    assert again.losses == {} and again.recall == {} and again.served == []
+    assert again.exact_match.keys() == summary.exact_match.keys()
+    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == [stages.SUMMARY]
+
+
+def test_the_realm_demo_asks_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Model:
+        def answer(self, questions: list[str], n_best: int) -> list[list[object]]:
+            asked.extend(questions)
+            return [[]]
+
+    class Terminal:
+        def isatty(self) -> bool:
+            return True
+
+    lines = iter(["why?", ""])
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    summary = realm.Summary(0, SMALL)
+    demo = realm._Demo(summary, Path(), Console(force_terminal=True, quiet=True))
+    demo.model = Model()
+    demo.prompt()  # the tests' own input is none
+    assert asked == []
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    demo.prompt()
+    assert asked == ["why?"]
+
+
+def test_questions_are_made_of_sentences(tmp_path: Path) -> None:
+    setting = fixtures.make_setting(tmp_path)
+    made = realm.made_questions(setting.corpus, 60)
+    assert len(made) > 48
+    text = " ".join(document.text for document in fixtures.documents())
+    for question in made:
+        [answer] = question.answers
+        before, after = question.text.split(" what ") if " what " in question.text else ("", "")
+        assert answer in text
+        if after:
+            assert before in text and after in text and f"{before} {answer}" in text
+
+
+def test_new_models_start_flat(tmp_path: Path) -> None:
+    """The same in both frameworks: texts differ by their words alone."""
+    import torch
+
+    from pt_models import RealmEmbedder
+    from pt_models.realm_training import start_flat
+    from tf_models import TFRealmEmbedder
+    from tf_models.realm_training import start_flat as tf_start_flat
+
+    setting = fixtures.make_setting(tmp_path)
+    model = RealmEmbedder(fixtures.make_config(setting)).eval()
+    model.save_pretrained(tmp_path / "new")
+    twin = TFRealmEmbedder.from_pretrained(tmp_path / "new")
+    start_flat(model)
+    tf_start_flat(twin)
+    batch = {"input_ids": torch.tensor([[2, 9, 8, 7, 3], [2, 7, 9, 8, 3]])}
+    with torch.no_grad():
+        ours = model(**batch, token_type_ids=torch.tensor([[0] * 5, [0, 1, 1, 1, 1]]))
+    assert torch.allclose(*ours.projected_score, atol=1e-5)
+    assert float(ours.projected_score[0].square().sum()) == pytest.approx(12**0.5, rel=1e-3)
+    theirs = twin({name: value.numpy() for name, value in batch.items()})
+    np.testing.assert_allclose(theirs.projected_score, ours.projected_score, atol=1e-5)

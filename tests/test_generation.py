@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases import shown
 from torch import Tensor
 
 import pt_models
@@ -278,7 +279,7 @@ def test_greedy_equals_uncached_decoding(rembert, both) -> None:
         {"num_beam_groups": 2, "diversity_penalty": 0.7},
         {"num_beam_groups": 4, "diversity_penalty": 3.0, "early_stopping": True},
     ],
-    ids=str,
+    ids=shown,
 )
 @pytest.mark.parametrize("eos", [[1], [1, 5, 9, 17]], ids=["one-end", "several-ends"])
 def test_beam_search_equals_hypotheses_one_by_one(both, options: dict, eos: list[int]) -> None:
@@ -333,7 +334,7 @@ def new_tokens(found: Tensor, prompt: int, width: int) -> list[list[int]]:
     return torch.nn.functional.pad(new, (0, width - new.shape[1])).tolist()
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=shown)
 @pytest.mark.parametrize("side", ["left", "right", "mixed"])
 def test_a_padded_row_gives_what_it_gives_alone(
     rembert, decoders, side: str, options: dict
@@ -354,7 +355,7 @@ def test_a_padded_row_gives_what_it_gives_alone(
         assert new_tokens(together, 5, 6) == alone
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=shown)
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_padded_source_gives_what_it_gives_alone(both, side: str, options: dict) -> None:
     rows = [prompts(1, length, seed=length)[0] for length in (2, 5, 3, 1)]
@@ -400,7 +401,7 @@ class Counting(StoppingCriteria):
         {"do_sample": True, "num_return_sequences": 2, "temperature": 4.0},
         {"do_sample": True, "num_beams": 2, "repetition_penalty": 1.5, "temperature": 4.0},
     ],
-    ids=str,
+    ids=shown,
 )
 @pytest.mark.parametrize("masked", [False, True])
 def test_finished_rows_leave_and_nothing_changes(both, options: dict, masked: bool) -> None:
@@ -478,7 +479,7 @@ def warped(scores: Tensor, options: dict) -> Tensor:
 @pytest.mark.parametrize(
     "options",
     [{}, {"temperature": 2.5}, {"top_k": 4}, {"temperature": 1.5, "top_k": 9, "top_p": 0.8}],
-    ids=str,
+    ids=shown,
 )
 def test_distribution_of_samples(rembert, options: dict) -> None:
     """Two tokens drawn 6000 times against the probabilities of all pairs: chi-square."""
@@ -798,7 +799,7 @@ def test_transition_scores(rembert, groups: int) -> None:
         ({"prefix_allowed_tokens_fn": lambda row, ids: []}, "got none for row 0"),
         ({"bad_words_ids": [[99]]}, "below the vocabulary's 23, got 99"),
     ],
-    ids=lambda value: str(value)[:40],
+    ids=shown,
 )
 def test_errors_name_the_argument(rembert, options: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):

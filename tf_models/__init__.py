@@ -10,15 +10,39 @@ from .auto import (
     TFAutoModelForSequenceClassification,
     TFAutoModelForTokenClassification,
 )
+from .bart import TFBartForConditionalGeneration, TFBartModel, TFBartPreTrainedModel
 from .bert_generation import (
     TFBertGenerationDecoder,
     TFBertGenerationEncoder,
     TFBertGenerationPreTrainedModel,
 )
+from .dpr import TFDPRContextEncoder, TFDPRPreTrainedModel, TFDPRQuestionEncoder, TFDPRReader
 from .encoder_decoder import TFEncoderDecoderModel
 from .generation import TFGenerationMixin
 from .logits import TFLogitsProcessor, TFLogitsProcessorList
 from .modeling import TFPreTrainedModel
+from .rag import (
+    TFRagModel,
+    TFRagPreTrainedModel,
+    TFRagSequenceForGeneration,
+    TFRagTokenForGeneration,
+)
+from .realm import (
+    TFRealmEmbedder,
+    TFRealmForOpenQA,
+    TFRealmKnowledgeAugEncoder,
+    TFRealmPreTrainedModel,
+    TFRealmReader,
+    TFRealmScorer,
+)
+from .reformer import (
+    TFReformerForMaskedLM,
+    TFReformerForQuestionAnswering,
+    TFReformerForSequenceClassification,
+    TFReformerModel,
+    TFReformerModelWithLMHead,
+    TFReformerPreTrainedModel,
+)
 from .rembert import (
     TFRemBertForCausalLM,
     TFRemBertForMaskedLM,
@@ -29,6 +53,7 @@ from .rembert import (
     TFRemBertModel,
     TFRemBertPreTrainedModel,
 )
+from .t5 import TFT5EncoderModel, TFT5ForConditionalGeneration, TFT5Model, TFT5PreTrainedModel
 
 __all__ = [
     "TFAutoModel",
@@ -39,14 +64,37 @@ __all__ = [
     "TFAutoModelForSeq2SeqLM",
     "TFAutoModelForSequenceClassification",
     "TFAutoModelForTokenClassification",
+    "TFBartForConditionalGeneration",
+    "TFBartModel",
+    "TFBartPreTrainedModel",
     "TFBertGenerationDecoder",
     "TFBertGenerationEncoder",
     "TFBertGenerationPreTrainedModel",
+    "TFDPRContextEncoder",
+    "TFDPRPreTrainedModel",
+    "TFDPRQuestionEncoder",
+    "TFDPRReader",
     "TFEncoderDecoderModel",
     "TFGenerationMixin",
     "TFLogitsProcessor",
     "TFLogitsProcessorList",
     "TFPreTrainedModel",
+    "TFRagModel",
+    "TFRagPreTrainedModel",
+    "TFRagSequenceForGeneration",
+    "TFRagTokenForGeneration",
+    "TFRealmEmbedder",
+    "TFRealmForOpenQA",
+    "TFRealmKnowledgeAugEncoder",
+    "TFRealmPreTrainedModel",
+    "TFRealmReader",
+    "TFRealmScorer",
+    "TFReformerForMaskedLM",
+    "TFReformerForQuestionAnswering",
+    "TFReformerForSequenceClassification",
+    "TFReformerModel",
+    "TFReformerModelWithLMHead",
+    "TFReformerPreTrainedModel",
     "TFRemBertForCausalLM",
     "TFRemBertForMaskedLM",
     "TFRemBertForMultipleChoice",
@@ -55,4 +103,8 @@ __all__ = [
     "TFRemBertForTokenClassification",
     "TFRemBertModel",
     "TFRemBertPreTrainedModel",
+    "TFT5EncoderModel",
+    "TFT5ForConditionalGeneration",
+    "TFT5Model",
+    "TFT5PreTrainedModel",
 ]

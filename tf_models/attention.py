@@ -7,7 +7,7 @@ and Huang et al. 2020, method 4 (relative_key_query).
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import ml_dtypes
 import tensorflow as tf
@@ -26,12 +26,21 @@ class AttentionBias(NamedTuple):
     gradient would drown in rounding.)
 
     Args:
-        scores: `(batch, 1, 1 or queries, keys)`; zero or the lowest number.
-        live: `(batch, 1, 1 or queries, 1)`; one, or zero for a query without a key.
+        scores: `(batch, 1, 1 or queries, keys)`; zero or the lowest number. With scores of
+            positions: `(batch or 1, heads, queries, keys)`.
+        live: `(batch, 1, 1 or queries, 1)`; one, or zero for a query without a key;
+            None if all have one.
     """
 
     scores: Any
-    live: Any
+    live: Any | None
+
+    @staticmethod
+    def with_positions(bias: AttentionBias | None, positions: Any) -> AttentionBias:
+        """Scores of positions `(1, heads, queries, keys)`, and what a mask does to them."""
+        if bias is None:
+            return AttentionBias(positions, None)
+        return AttentionBias(bias.scores + positions * bias.live, bias.live)
 
 
 class Buffer(NamedTuple):
@@ -126,36 +135,49 @@ def layer_head_masks(head_mask: Any | None, layers: int) -> list[Any | None]:
     return [head_mask[layer][:, None, None] for layer in range(layers)]
 
 
-class SelfAttention(Block):
-    """Scaled dot-product attention over the layer's own states, or over an encoder's.
+def distances(queries: Any, keys: Any, buffer: Buffer | None) -> Any:
+    """How far each query comes behind each key in the text, `(queries, keys)`.
 
     Args:
-        config: gives hidden_size, num_attention_heads, attention_probs_dropout_prob.
-        position_embedding_type: one of `POSITION_EMBEDDING_TYPES`.
+        queries, keys: their numbers; without a buffer the last keys are the queries' own.
+        buffer: holds the keys, in slots that have times; what is not filled may lie anywhere.
+    """
+    if buffer is None:
+        times = ops.arange(keys)
+        query_times = times[keys - queries :]
+    else:
+        times = buffer.times
+        query_times = tf.gather(times, buffer.filled + tf.range(queries))
+    return query_times[:, None] - times[None, :]
+
+
+class MultiHeadAttention(Block):
+    """Scaled dot-product attention over the layer's own states, or over an encoder's.
+
+    A family makes the three dense layers under its published names, and says so in `projections`.
+
+    Args:
+        heads: their number.
+        head_dim: width of a head.
+        dropout_rate: of the attention weights.
+        scale: of the scores; by default `1 / sqrt(head_dim)`.
     """
 
+    projections: ClassVar[tuple[str, str, str]] = ("query", "key", "value")
+
     def __init__(
-        self, config: Any, position_embedding_type: str = "absolute", dtype: Any = None
+        self,
+        heads: int,
+        head_dim: int,
+        dropout_rate: float,
+        scale: float | None = None,
+        dtype: Any = None,
     ) -> None:
         super().__init__(dtype=dtype)
-        if position_embedding_type not in POSITION_EMBEDDING_TYPES:
-            raise ValueError(
-                f"position_embedding_type: expected one of {POSITION_EMBEDDING_TYPES}, "
-                f"got {position_embedding_type!r}"
-            )
-        self.heads = config.num_attention_heads
-        self.head_dim = config.hidden_size // self.heads
-        size, stddev = config.hidden_size, config.initializer_range
-        self.query = Dense(size, size, stddev, dtype=dtype)
-        self.key = Dense(size, size, stddev, dtype=dtype)
-        self.value = Dense(size, size, stddev, dtype=dtype)
-        self.dropout_rate = config.attention_probs_dropout_prob
-        self.position_embedding_type = position_embedding_type
-        if position_embedding_type != "absolute":
-            self.max_positions = config.max_position_embeddings
-            self.distance_embedding = Embedding(
-                2 * self.max_positions - 1, self.head_dim, stddev, dtype=dtype
-            )
+        self.heads = heads
+        self.head_dim = head_dim
+        self.dropout_rate = dropout_rate
+        self.scale = 1.0 / math.sqrt(head_dim) if scale is None else scale
 
     def call(
         self,
@@ -180,10 +202,11 @@ class SelfAttention(Block):
             Context `(batch, sequence, hidden)`; weights `(batch, heads, sequence, keys)` if asked
             for; all keys and values, to be passed as `past` in the next call.
         """
-        query = self._split(self.query(hidden))
+        to_query, to_key, to_value = (getattr(self, name) for name in self.projections)
+        query = self._split(to_query(hidden))
         buffer = None
         if encoder_hidden is None:
-            key, value = self._split(self.key(hidden)), self._split(self.value(hidden))
+            key, value = self._split(to_key(hidden)), self._split(to_value(hidden))
             if past is not None and isinstance(past[0], Buffer):
                 buffer = past[0]
                 key, value = past[0].extend(key), past[1].extend(value)
@@ -191,17 +214,18 @@ class SelfAttention(Block):
                 key = ops.concatenate([past[0], key], axis=2)
                 value = ops.concatenate([past[1], value], axis=2)
         elif past is None:
-            key = self._split(self.key(encoder_hidden))
-            value = self._split(self.value(encoder_hidden))
+            key = self._split(to_key(encoder_hidden))
+            value = self._split(to_value(encoder_hidden))
         else:
             key, value = past  # an encoder's states do not change from step to step
         # Differs: TensorFlow has no fused kernel to choose; the explicit path serves always.
-        scale = 1.0 / math.sqrt(self.head_dim)
-        query = query if bias is None else query * ops.cast(bias.live, query.dtype)
-        scores = ops.cast(ops.matmul(query * scale, ops.swapaxes(key, 2, 3)), "float32")
+        live = None if bias is None else bias.live
+        query = query if live is None else query * ops.cast(live, query.dtype)
+        scaled = query if self.scale == 1.0 else query * self.scale
+        scores = ops.cast(ops.matmul(scaled, ops.swapaxes(key, 2, 3)), "float32")
         relative = self._relative_scores(query, key, buffer)
         if relative is not None:
-            relative = relative if bias is None else relative * ops.cast(bias.live, "float32")
+            relative = relative if live is None else relative * ops.cast(live, "float32")
             scores = scores + relative
         scores = scores if bias is None else scores + ops.cast(bias.scores, "float32")
         weights = ops.cast(tf.nn.softmax(scores), query.dtype)
@@ -220,16 +244,43 @@ class SelfAttention(Block):
 
     def _relative_scores(self, query: Any, key: Any, buffer: Buffer | None) -> Any | None:
         """Scores of the distances between queries and keys, scaled like the others."""
+        return None
+
+
+class SelfAttention(MultiHeadAttention):
+    """Attention of the BERT families.
+
+    Args:
+        config: gives hidden_size, num_attention_heads, attention_probs_dropout_prob.
+        position_embedding_type: one of `POSITION_EMBEDDING_TYPES`.
+    """
+
+    def __init__(
+        self, config: Any, position_embedding_type: str = "absolute", dtype: Any = None
+    ) -> None:
+        heads, size = config.num_attention_heads, config.hidden_size
+        super().__init__(heads, size // heads, config.attention_probs_dropout_prob, dtype=dtype)
+        if position_embedding_type not in POSITION_EMBEDDING_TYPES:
+            raise ValueError(
+                f"position_embedding_type: expected one of {POSITION_EMBEDDING_TYPES}, "
+                f"got {position_embedding_type!r}"
+            )
+        stddev = config.initializer_range
+        self.query = Dense(size, size, stddev, dtype=dtype)
+        self.key = Dense(size, size, stddev, dtype=dtype)
+        self.value = Dense(size, size, stddev, dtype=dtype)
+        self.position_embedding_type = position_embedding_type
+        if position_embedding_type != "absolute":
+            self.max_positions = config.max_position_embeddings
+            self.distance_embedding = Embedding(
+                2 * self.max_positions - 1, self.head_dim, stddev, dtype=dtype
+            )
+
+    def _relative_scores(self, query: Any, key: Any, buffer: Buffer | None) -> Any | None:
+        """Scores of the distances between queries and keys, scaled like the others."""
         if self.position_embedding_type == "absolute":
             return None
-        queries, keys = dims(query)[2], dims(key)[2]
-        if buffer is None:
-            times = ops.arange(keys)
-            query_times = times[keys - queries :]
-        else:
-            times = buffer.times
-            query_times = tf.gather(times, buffer.filled + tf.range(queries))
-        distance = query_times[:, None] - times[None, :]
+        distance = distances(dims(query)[2], dims(key)[2], buffer)
         if buffer is not None:  # what is not filled may lie too far ahead
             distance = tf.maximum(distance, 1 - self.max_positions)
         # (queries, keys, head_dim)
@@ -237,4 +288,4 @@ class SelfAttention(Block):
         scores = ops.einsum("bhqd,qkd->bhqk", query, embedded)
         if self.position_embedding_type == "relative_key_query":
             scores = scores + ops.einsum("bhkd,qkd->bhqk", key, embedded)
-        return ops.cast(scores, "float32") / math.sqrt(self.head_dim)
+        return ops.cast(scores, "float32") * self.scale

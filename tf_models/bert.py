@@ -14,9 +14,54 @@ from keras import ops
 
 from .activations import activation
 from .attention import AttentionBias, SelfAttention, layer_head_masks
-from .layers import Block, Dense, LayerNorm, Seeds, dropout
+from .layers import Block, Dense, Embedding, LayerNorm, Seeds, dropout
+from .modeling import assert_values
 
 Cache = tuple[Any, ...]
+
+
+class Embeddings(Block):
+    """Word, position and token type embeddings, summed and normalised.
+
+    Args:
+        config: gives vocab_size, pad_token_id, max_position_embeddings, type_vocab_size and more.
+        width: of the embeddings.
+    """
+
+    def __init__(self, config: Any, width: int, dtype: Any = None) -> None:
+        super().__init__(dtype=dtype)
+        stddev = config.initializer_range
+        self.word_embeddings = Embedding(
+            config.vocab_size, width, stddev, padding_idx=config.pad_token_id, dtype=dtype
+        )
+        self.position_embeddings = Embedding(
+            config.max_position_embeddings, width, stddev, dtype=dtype
+        )
+        self.token_type_embeddings = Embedding(config.type_vocab_size, width, stddev, dtype=dtype)
+        self.LayerNorm = LayerNorm(width, config.layer_norm_eps, dtype=dtype)
+        self.dropout_rate = config.hidden_dropout_prob
+
+    def call(
+        self,
+        input_ids: Any | None,
+        token_type_ids: Any | None,
+        position_ids: Any | None,
+        inputs_embeds: Any | None,
+        past: Any = 0,
+        seed: Any | None = None,
+    ) -> Any:
+        """Returns `(batch, sequence, width)`."""
+        assert_values("input_ids", input_ids, self.word_embeddings.input_dim)
+        assert_values("token_type_ids", token_type_ids, self.token_type_embeddings.input_dim)
+        assert_values("position_ids", position_ids, self.position_embeddings.input_dim)
+        words = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        if position_ids is None:
+            position_ids = (ops.arange(ops.shape(words)[1]) + past)[None]
+        if token_type_ids is None:
+            token_type_ids = ops.zeros((1, ops.shape(words)[1]), "int32")
+        types = self.token_type_embeddings(token_type_ids)
+        summed = words + types + self.position_embeddings(position_ids)
+        return dropout(self.LayerNorm(summed), self.dropout_rate, seed)
 
 
 class AddAndNorm(Block):
@@ -129,6 +174,23 @@ class Layer(Block):
             fed = self.intermediate(hidden)
         return self.output_(fed, hidden, last), weights, cross_weights, cache
 
+    def first(
+        self,
+        hidden: Any,
+        bias: AttentionBias | None = None,
+        head_mask: Any | None = None,
+        seed: Any | None = None,
+    ) -> Any:
+        """The output for the first token alone, `(batch, 1, hidden)`: all that a pooler sees."""
+        seeds = Seeds(seed)
+        if bias is not None:
+            live = None if bias.live is None else bias.live[:, :, :1]
+            bias = bias._replace(scores=bias.scores[:, :, :1], live=live)
+        first, _, _ = self.attention(
+            hidden[:, :1], bias, head_mask, hidden, None, output_attentions=False, seeds=seeds
+        )
+        return self.output_(self.intermediate(first), first, seeds.next())
+
 
 class StackOutput(NamedTuple):
     """What `run_layers` gives; a field that was not asked for is None."""
@@ -144,7 +206,7 @@ def run_layers(
     layers: list[Layer],
     hidden: Any,
     bias: AttentionBias | None = None,
-    head_mask: Any | None = None,
+    head_mask: Any | list[Any] | None = None,
     encoder_hidden: Any | None = None,
     encoder_bias: AttentionBias | None = None,
     past_key_values: tuple[Cache, ...] | None = None,
@@ -158,11 +220,14 @@ def run_layers(
 
     Args:
         hidden: `(batch, sequence, hidden)`.
+        head_mask: `(heads,)` or `(layers, heads)`, or a list of what each layer takes.
         call: applies a layer to its inputs; gradient checkpointing comes in here.
         seeds: for dropout.
     """
     states, weights, cross_weights, caches = [hidden], [], [], []
-    masks = layer_head_masks(head_mask, len(layers))
+    masks = head_mask
+    if not isinstance(masks, list):
+        masks = layer_head_masks(masks, len(layers))
     pasts = past_key_values or (None,) * len(layers)
     for layer, mask, past in zip(layers, masks, pasts, strict=True):
         hidden, weight, cross_weight, cache = call(
@@ -180,6 +245,29 @@ def run_layers(
         tuple(weights) if output_attentions else None,
         tuple(cross_weights) if output_attentions and encoder_hidden is not None else None,
     )
+
+
+class Encoder(Block):
+    """The layers, under their published name."""
+
+    def __init__(
+        self, config: Any, position_embedding_type: str = "absolute", dtype: Any = None
+    ) -> None:
+        super().__init__(dtype=dtype)
+        self.layer = [
+            Layer(config, position_embedding_type, dtype=dtype)
+            for _ in range(config.num_hidden_layers)
+        ]
+
+    def call(
+        self,
+        embeddings: Any,
+        bias: Any | None = None,
+        head_mask: Any | None = None,
+        **options: Any,
+    ) -> StackOutput:
+        """Takes what `run_layers` takes."""
+        return run_layers(self.layer, embeddings, bias, head_mask, **options)
 
 
 class Pooler(Block):

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import keras
-from keras import ops
 
 from zoo import checks, pretrained
 from zoo.configs import EncoderDecoderConfig
@@ -24,22 +23,8 @@ from .auto import TFAutoModel, TFAutoModelForCausalLM
 from .bert import Cache
 from .generation import TFGenerationMixin, positions
 from .layers import Dense
-from .losses import IGNORED, cross_entropy
+from .losses import cross_entropy, shift_tokens_right
 from .modeling import TFPreTrainedModel, default, named_weights
-
-
-def shift_tokens_right(labels: Any, pad_token_id: int, decoder_start_token_id: int) -> Any:
-    """What a decoder reads to predict the labels: the start token, then all but the last of them.
-
-    Args:
-        labels: `(batch, sequence)`; -100 becomes padding.
-    Returns:
-        `(batch, sequence)`.
-    """
-    labels = ops.cast(labels, "int32")
-    start = ops.full_like(labels[:, :1], decoder_start_token_id)
-    shifted = ops.concatenate([start, labels[:, :-1]], axis=1)
-    return ops.where(ops.equal(shifted, IGNORED), pad_token_id, shifted)
 
 
 @keras.saving.register_keras_serializable("tf_models")

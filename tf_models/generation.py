@@ -941,6 +941,24 @@ class TFGenerationMixin(Generator):
             **kwargs,
         )
 
+    def _source(self, given: Mapping[str, Any]) -> Any | None:
+        """The encoder's tokens for `logits.py`, `(batch, length)`, -1 where padded."""
+        source = given.get("input_ids")
+        if source is not None and "attention_mask" in given:
+            source = tf.where(given["attention_mask"] != 0, source, -1)
+        return source
+
+    def _step_function(
+        self,
+        prompt: Prompt,
+        beams: int,
+        steps: Any,
+        encoded: Mapping[str, Any],
+        flags: Mapping[str, bool],
+    ) -> TreeDecoder:
+        """What is called for the next tokens' scores; takes what `TreeDecoder` takes."""
+        return TreeDecoder(self, prompt, beams, steps, encoded, flags)
+
     @tf.autograph.experimental.do_not_convert
     def generate(
         self,
@@ -1262,9 +1280,7 @@ class _Graph:
         output, source = None, None
         if model.config.is_encoder_decoder:
             ids, mask = given.pop("decoder_input_ids"), given.pop("decoder_attention_mask", None)
-            source = given.get("input_ids")
-            if source is not None and "attention_mask" in given:
-                source = tf.where(given["attention_mask"] != 0, source, -1)
+            source = model._source(given)
             prompt = Prompt.of(ids, None if mask is None else mask != 0, None)
         else:
             ids, mask = given.pop("input_ids"), given.pop("attention_mask", None)
@@ -1294,7 +1310,7 @@ class _Graph:
             config, prompt, beams, steps, own, shaping, ticket, bool(self.call.criteria),
             self.call.streamer is not None, seed,
         )  # fmt: skip
-        decoder = TreeDecoder(model, prompt, beams, steps, encoded, flags)
+        decoder = model._step_function(prompt, beams, steps, encoded, flags)
         with _prepared(model, self.xla):
             found = beam_search(decoder, run) if with_beams else search(decoder, run)
         cache, texts = found.pop("cache"), found.pop("texts")
@@ -1374,6 +1390,8 @@ def _relaxed(name: str, shape: Any) -> list[int | None]:
     shape = list(shape)
     if "head_mask" in name or len(shape) < 2:
         return shape
+    if name == "doc_scores":  # the number of passages is a part of the model
+        return [None, shape[1]]
     return [None, shape[1], None, None] if len(shape) == 4 else [None, None, *shape[2:]]
 
 

@@ -406,6 +406,9 @@ def _normalizer_steps(state: Mapping[str, Any] | None) -> list[Step]:
                 f"normalizer Replace: pattern {pattern!r} may mean something else in RE2"
             )
         return [_replace_step(pattern, state["content"].replace("\\", "\\\\"))]
+    if kind == "Strip":
+        ends = (("^{}+", state["strip_left"]), ("{}+$", state["strip_right"]))
+        return [_replace_step(end.format(UNICODE_SPACES), "") for end, wanted in ends if wanted]
     if kind == "Precompiled":
         return _precompiled_steps(base64.b64decode(state["precompiled_charsmap"]))
     if kind in ("NFD", "NFKD"):
@@ -1103,13 +1106,17 @@ class TFSentencePieceTokenizer(keras.layers.Layer):
             `input_ids`, `attention_mask` and, where the model has types, `token_type_ids`:
             `(batch, sequence)`, ragged when padding is off.
         """
+        return self._encode(text, pair, self.padding)
+
+    def _encode(self, text: Any, pair: Any, padding: str) -> dict[str, Any]:
+        """As `call`, with another padding than the layer's."""
         texts = [tf.convert_to_tensor(text, tf.string)]
         if pair is not None:
             texts.append(tf.convert_to_tensor(pair, tf.string))
         shape, static = tf.shape(texts[0]), texts[0].shape
         if pair is not None and not static.is_compatible_with(texts[1].shape):
             raise ValueError(f"text has shape {static}, pair {texts[1].shape}; expected the same")
-        ragged = self.padding == "do_not_pad"
+        ragged = padding == "do_not_pad"
         if ragged and static.rank not in (0, 1):
             raise ValueError(f"ragged outputs need texts of shape (batch,) or (), got {static}")
         # Both texts in one pass.
@@ -1122,7 +1129,9 @@ class TFSentencePieceTokenizer(keras.layers.Layer):
         if ragged:
             return {k: v[0] if static.rank == 0 else v for k, v in columns.items()}
         pads = {"input_ids": self.plan["pad_id"], "token_type_ids": self.plan["pad_type_id"]}
-        dense = {name: self._pad(column, pads.get(name, 0)) for name, column in columns.items()}
+        dense = {
+            name: self._pad(column, pads.get(name, 0), padding) for name, column in columns.items()
+        }
         for name, column in dense.items():
             width = column.shape[1]
             column = tf.reshape(column, tf.concat([shape, tf.shape(column)[1:]], axis=0))
@@ -1191,11 +1200,11 @@ class TFSentencePieceTokenizer(keras.layers.Layer):
         columns["attention_mask"] = tf.ones_like(columns["input_ids"])
         return columns
 
-    def _pad(self, column: tf.RaggedTensor, value: int) -> tf.Tensor:
+    def _pad(self, column: tf.RaggedTensor, value: int, padding: str) -> tf.Tensor:
         lengths = column.row_lengths()
         multiple = self.pad_to_multiple_of or 1
         static = None
-        if self.padding == "max_length":
+        if padding == "max_length":
             static = -(-self.max_length // multiple) * multiple
             width = tf.constant(static, tf.int64)
             message = f"a row is longer than max_length={self.max_length}; turn on truncation"
@@ -1248,6 +1257,69 @@ class TFRemBertTokenizer(TFSentencePieceTokenizer):
 
 
 @keras.saving.register_keras_serializable("zoo")
+class TFReformerTokenizer(TFSentencePieceTokenizer):
+    """`ReformerTokenizer` or `ReformerTokenizerFast` as a layer: strings to ids, in the graph.
+
+    These have no padding token unless one is given to the tokenizer, as `pad_token="<unk>"`;
+    without one the layer takes `padding=False`.
+    """
+
+    tokenizer_classes = ("ReformerTokenizer", "ReformerTokenizerFast")
+
+
+class _Bytes(_Pieces):
+    """The same for bytes, whose ids are their values plus the number of other tokens."""
+
+    def make_model(self, plan: Plan) -> None:
+        """There is none."""
+
+    def words(self, text: tf.Tensor, first: tf.Tensor) -> tf.RaggedTensor:
+        return tf.strings.bytes_split(text)
+
+    def ids_of_words(self, words: tf.Tensor) -> tf.RaggedTensor:
+        ids = tf.cast(tf.io.decode_raw(words, tf.uint8), tf.int32) + self.plan()["first_byte"]
+        return tf.RaggedTensor.from_uniform_row_length(tf.reshape(ids, [-1]), 1)
+
+    def texts(self, ids: tf.RaggedTensor) -> tf.Tensor:
+        plan = self.plan()
+        written = dict(plan["written"])
+        spelled = [written.get(index, "").encode() for index in range(plan["size"])]
+        first = plan["first_byte"]
+        spelled[first : first + 256] = [bytes([byte]) for byte in range(256)]
+        values = tf.cast(ids.values, tf.int32)
+        known = (values >= 0) & (values < plan["size"])
+        pieces = tf.where(known, tf.gather(tf.constant(spelled), tf.where(known, values, 0)), "")
+        text = tf.strings.reduce_join(ids.with_values(pieces), axis=-1)
+        return tf.strings.unicode_transcode(text, "UTF-8", "UTF-8")
+
+
+@keras.saving.register_keras_serializable("zoo")
+class TFReformerByteTokenizer(TFSentencePieceTokenizer):
+    """`ReformerByteTokenizer` as a layer: strings to ids, in the graph."""
+
+    tokenizer_classes = ("ReformerByteTokenizer",)
+    pieces_class = _Bytes
+
+    @classmethod
+    def _plan_of(cls, tokenizer: Any) -> Plan:
+        tokens = [
+            _token_entry(token, index) for index, token in tokenizer.added_tokens_decoder.items()
+        ]
+        return _common_plan(tokenizer) | {
+            "kind": "slow",
+            "spaces": PYTHON_SPACES,
+            "raw_tokens": [] if tokenizer.split_special_tokens else tokens,
+            "text_steps": [],
+            "normalized_tokens": [],
+            "segment_steps": [],
+            "size": len(tokenizer),
+            "first_byte": tokenizer.first_byte,
+            "single": _slow_template(tokenizer, [[-1]]),
+            "pair": _slow_template(tokenizer, [[-1], [-2]]),
+        }
+
+
+@keras.saving.register_keras_serializable("zoo")
 class TFBertGenerationTokenizer(TFSentencePieceTokenizer):
     """`BertGenerationTokenizer` as a layer: strings to ids, in the graph."""
 
@@ -1270,3 +1342,28 @@ class TFBertTokenizer(TFSentencePieceTokenizer):
     def _plan_of(cls, tokenizer: Any) -> Plan:
         fast = getattr(tokenizer, "is_fast", False)
         return _fast_wordpiece_plan(tokenizer) if fast else _slow_wordpiece_plan(tokenizer)
+
+
+@keras.saving.register_keras_serializable("zoo")
+class TFRealmTokenizer(TFBertTokenizer):
+    """`RealmTokenizer` or `RealmTokenizerFast` as a layer; see `TFBertTokenizer`."""
+
+    def batch_encode_candidates(self, text: Any, text_pair: Any = None) -> dict[str, Any]:
+        """Ids, mask and types of several texts for every example, padded to `max_length`.
+
+        Args:
+            text: strings `(batch, candidates)`.
+            text_pair: the second texts, strings of the same shape.
+
+        Returns:
+            `input_ids`, `attention_mask` and `token_type_ids`, `(batch, candidates, max_length)`.
+
+        Raises:
+            ValueError: texts of another shape, or a layer without `max_length`.
+        """
+        text = tf.convert_to_tensor(text, tf.string)
+        if text.shape.rank not in (None, 2):
+            raise ValueError(f"text: expected shape (batch, candidates), got {text.shape}")
+        if self.max_length is None:
+            raise ValueError("max_length: the layer needs it, to pad candidates to")
+        return self._encode(text, text_pair, "max_length")

@@ -95,9 +95,12 @@ class Dense(keras.layers.Dense):
     one matrix product with its bias.
     """
 
-    def __init__(self, inputs: int, units: int, stddev: float, dtype: Any = None) -> None:
+    def __init__(
+        self, inputs: int, units: int, stddev: float, use_bias: bool = True, dtype: Any = None
+    ) -> None:
         super().__init__(
             units,
+            use_bias=use_bias,
             kernel_initializer=Initializer(stddev),
             bias_initializer=Initializer(),
             dtype=dtype,
@@ -107,7 +110,8 @@ class Dense(keras.layers.Dense):
     def call(self, x: Any) -> Any:
         """`(..., inputs)` -> `(..., units)`."""
         flat = ops.reshape(x, (-1, x.shape[-1]))
-        y = tf.nn.bias_add(tf.matmul(flat, ops.convert_to_tensor(self.kernel)), self.bias)
+        y = tf.matmul(flat, ops.convert_to_tensor(self.kernel))
+        y = y if self.bias is None else tf.nn.bias_add(y, self.bias)
         return ops.reshape(y, (*dims(x)[:-1], self.units))
 
 
@@ -223,14 +227,18 @@ class VocabularyProjection(Block):
     between the frameworks.
     """
 
-    def __init__(self, width: int, words: int, stddev: float, dtype: Any = None) -> None:
+    def __init__(
+        self, width: int, words: int, stddev: float, use_bias: bool = True, dtype: Any = None
+    ) -> None:
         super().__init__(dtype=dtype)
         self.embeddings_initializer = Initializer(stddev)
         self.bias_initializer = Initializer()
         self.embeddings = self.add_weight(
             (words, width), self.embeddings_initializer, name="embeddings"
         )
-        self.bias = self.add_weight((words,), self.bias_initializer, name="bias")
+        self.bias = None
+        if use_bias:
+            self.bias = self.add_weight((words,), self.bias_initializer, name="bias")
 
     @contextlib.contextmanager
     def transposed(self) -> Iterator[None]:
@@ -253,13 +261,14 @@ class VocabularyProjection(Block):
             y = tf.matmul(flat, ops.convert_to_tensor(self.embeddings), transpose_b=True)
         else:
             y = tf.matmul(flat, table)
-        y = tf.nn.bias_add(y, self.bias)
-        return ops.reshape(y, (*dims(x)[:-1], self.bias.shape[0]))
+        y = y if self.bias is None else tf.nn.bias_add(y, self.bias)
+        return ops.reshape(y, (*dims(x)[:-1], self.embeddings.shape[0]))
 
     def resize(self, words: int) -> None:
         """Gives the vocabulary another size; rows that both sizes have keep their values."""
         _resize(self, "embeddings", words)
-        _resize(self, "bias", words)
+        if self.bias is not None:
+            _resize(self, "bias", words)
 
 
 def replace_part(layer: keras.layers.Layer, attribute: str, part: Any) -> None:
@@ -274,6 +283,16 @@ def replace_part(layer: keras.layers.Layer, attribute: str, part: Any) -> None:
     setattr(layer, attribute, part)
     if locked:
         layer._tracker.lock()
+
+
+def resize_last_axis(layer: keras.layers.Layer, attribute: str, size: int) -> None:
+    """Gives a variable another size; what both sizes have keeps its values, the rest is zero."""
+    old = getattr(layer, attribute)
+    kept = old[..., :size]
+    behind = [[0, 0]] * (len(old.shape) - 1) + [[0, size - kept.shape[-1]]]
+    values = tf.pad(ops.convert_to_tensor(kept), behind)
+    new = keras.Variable(values, dtype=old.dtype, trainable=old.trainable, name=old.name)
+    replace_part(layer, attribute, new)
 
 
 def _resize(layer: keras.layers.Layer, attribute: str, rows: int) -> None:

@@ -47,6 +47,20 @@ def next_token_loss(logits: Any, labels: Any) -> Any:
     return cross_entropy(logits[:, :-1], labels[:, 1:])
 
 
+def shift_tokens_right(labels: Any, pad_token_id: int, decoder_start_token_id: int) -> Any:
+    """What a decoder reads to predict the labels: the start token, then all but the last of them.
+
+    Args:
+        labels: `(batch, sequence)`; -100 becomes padding.
+    Returns:
+        `(batch, sequence)`.
+    """
+    labels = ops.cast(labels, "int32")
+    start = ops.full_like(labels[:, :1], decoder_start_token_id)
+    shifted = ops.concatenate([start, labels[:, :-1]], axis=1)
+    return ops.where(ops.equal(shifted, IGNORED), pad_token_id, shifted)
+
+
 def classification_loss(logits: Any, labels: Any, config: Any) -> Any:
     """Regression, single-label or multi-label, by `config.problem_type`.
 
@@ -98,3 +112,18 @@ def span_loss(start_logits: Any, end_logits: Any, start_positions: Any, end_posi
         cross_entropy(start_logits, start, sequence, "start_positions")
         + cross_entropy(end_logits, end, sequence, "end_positions")
     ) / 2
+
+
+def marginal_loss(logits: Any, correct: Any) -> Any:
+    """Minus the log of the probability of all that is correct; zero where nothing is.
+
+    Args:
+        logits: `(batch, choices)`.
+        correct: `(batch, choices)`, booleans.
+    Returns:
+        `(batch,)`.
+    """
+    logits = ops.cast(logits, "float32")
+    found = ops.logsumexp(ops.where(correct, logits, logits.dtype.min), axis=-1)
+    each = ops.logsumexp(logits, axis=-1) - found
+    return ops.where(ops.any(correct, axis=-1), each, 0.0)

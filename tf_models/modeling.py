@@ -143,6 +143,8 @@ class TFPreTrainedModel(keras.Model):
     base_model_prefix: ClassVar[str] = ""
     # Regular expressions over the base model's own keys: weights a released file may lack.
     optional_weights: ClassVar[tuple[str, ...]] = ()
+    # Regular expressions of keys in released files that no weight belongs to.
+    ignored_weights: ClassVar[tuple[str, ...]] = ()
     # Inputs that the model's own loss is computed from.
     label_names: ClassVar[tuple[str, ...]] = ("labels",)
 
@@ -356,17 +358,21 @@ class TFPreTrainedModel(keras.Model):
             with empty_weights():
                 model = cls(source.config, *model_args, dtype=dtype, **source.init_kwargs)
             weights = dict(named_weights(model))
+            given = tuple(
+                f"{name}." for name, x in source.init_kwargs.items() if isinstance(x, keras.Model)
+            )
             plan, report = pretrained.plan(
                 model,
                 {name: weight.shape for name, weight in weights.items()},
                 file,
                 ignore_mismatched_sizes=ignore_mismatched_sizes,
+                given=given,
             )
             tied = model.tied_weights()
             for name, weight in weights.items():
-                if name in tied:
-                    continue
                 key = plan.get(name)
+                if name in tied or (key is None and name.startswith(given)):
+                    continue
                 if key is None:
                     weight.initialise()
                 else:
@@ -490,8 +496,9 @@ class TFPreTrainedModel(keras.Model):
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         if y is None and isinstance(x, Mapping) and all(name in x for name in self.label_names):
-            labels = [x[name] for name in self.label_names]
-            y = dict(zip(_main_names(y_pred), labels, strict=True)) if labels[1:] else labels[0]
+            labels, main = [x[name] for name in self.label_names], _main_names(y_pred)
+            if len(labels) == len(main):  # else they are about no output
+                y = dict(zip(main, labels, strict=True)) if labels[1:] else labels[0]
         return super().compute_metrics(x, y, self._main_output(y, y_pred), sample_weight)
 
     def _with_labels(self, data: Any) -> Any:
@@ -524,24 +531,28 @@ class TFPreTrainedModel(keras.Model):
 
 def _main_names(output: ModelOutput) -> list[str]:
     """The outputs that labels are about."""
-    return [name for name in output if name.endswith("logits")] or ["last_hidden_state"]
+    return [name for name in output if name.endswith("logits")] or [next(iter(output))]
 
 
 def _recomputed(layer: Any, hidden: Any, *inputs: Any, **options: Any) -> Any:
     """Calls a layer so that its activations are computed again in the backward pass.
 
-    Gradients flow to the hidden states of the layer and of the encoder and to the weights.
+    Gradients flow to the hidden states of the layer and of the encoder, to the bias of the scores
+    and to the weights.
     """
     bias, head_mask, encoder_hidden, *rest = inputs
     found: list[Any] = []
 
-    def run(hidden: Any, encoder_hidden: Any = None) -> list[Any]:
-        outputs = layer(hidden, bias, head_mask, encoder_hidden, *rest, **options)
+    def run(*states: Any) -> list[Any]:
+        there = iter(states)
+        hidden, scores, encoder_hidden = (None if x is None else next(there) for x in given)
+        own = None if bias is None else bias._replace(scores=scores)
+        outputs = layer(hidden, own, head_mask, encoder_hidden, *rest, **options)
         found[:] = [outputs]
         return [x for x in tree.flatten(outputs) if x is not None]
 
-    states = [hidden] if encoder_hidden is None else [hidden, encoder_hidden]
-    tensors = iter(tf.recompute_grad(run)(*states))
+    given = (hidden, None if bias is None else bias.scores, encoder_hidden)
+    tensors = iter(tf.recompute_grad(run)(*(x for x in given if x is not None)))
     return tree.map_structure(lambda x: None if x is None else next(tensors), found[0])
 
 

@@ -27,58 +27,18 @@ from zoo.outputs import (
 
 from .activations import activation
 from .attention import attention_bias, cached_length, causal_mask
-from .bert import Cache, Layer, Pooler, StackOutput, run_layers
+from .bert import Cache, Embeddings, Layer, Pooler, StackOutput, run_layers
 from .generation import TFGenerationMixin
 from .layers import (
     Block,
     Dense,
-    Embedding,
     LayerNorm,
     VocabularyProjection,
     dropout,
     replace_part,
 )
 from .losses import classification_loss, cross_entropy, next_token_loss, span_loss
-from .modeling import TFPreTrainedModel, assert_values, default, logger
-
-
-class TFRemBertEmbeddings(Block):
-    """Word, position and token type embeddings, summed and normalised."""
-
-    def __init__(self, config: RemBertConfig, dtype: Any = None) -> None:
-        super().__init__(dtype=dtype)
-        width, stddev = config.input_embedding_size, config.initializer_range
-        self.word_embeddings = Embedding(
-            config.vocab_size, width, stddev, padding_idx=config.pad_token_id, dtype=dtype
-        )
-        self.position_embeddings = Embedding(
-            config.max_position_embeddings, width, stddev, dtype=dtype
-        )
-        self.token_type_embeddings = Embedding(config.type_vocab_size, width, stddev, dtype=dtype)
-        self.LayerNorm = LayerNorm(width, config.layer_norm_eps, dtype=dtype)
-        self.dropout_rate = config.hidden_dropout_prob
-
-    def call(
-        self,
-        input_ids: Any | None,
-        token_type_ids: Any | None,
-        position_ids: Any | None,
-        inputs_embeds: Any | None,
-        past: Any,
-        seed: Any | None = None,
-    ) -> Any:
-        """Returns `(batch, sequence, input_embedding)`."""
-        assert_values("input_ids", input_ids, self.word_embeddings.input_dim)
-        assert_values("token_type_ids", token_type_ids, self.token_type_embeddings.input_dim)
-        assert_values("position_ids", position_ids, self.position_embeddings.input_dim)
-        words = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        if position_ids is None:
-            position_ids = (ops.arange(ops.shape(words)[1]) + past)[None]
-        if token_type_ids is None:
-            token_type_ids = ops.zeros((1, ops.shape(words)[1]), "int32")
-        types = self.token_type_embeddings(token_type_ids)
-        summed = words + types + self.position_embeddings(position_ids)
-        return dropout(self.LayerNorm(summed), self.dropout_rate, seed)
+from .modeling import TFPreTrainedModel, default, logger
 
 
 class TFRemBertEncoder(Block):
@@ -130,7 +90,7 @@ class TFRemBertModel(TFRemBertPreTrainedModel):
         self, config: RemBertConfig, add_pooling_layer: bool = True, **kwargs: Any
     ) -> None:
         super().__init__(config, **kwargs)
-        self.embeddings = TFRemBertEmbeddings(config, dtype=self.dtype_policy)
+        self.embeddings = Embeddings(config, config.input_embedding_size, dtype=self.dtype_policy)
         self.encoder = TFRemBertEncoder(config, dtype=self.dtype_policy)
         self.pooler = Pooler(config, dtype=self.dtype_policy) if add_pooling_layer else None
         self.post_init()
@@ -400,7 +360,10 @@ class TFRemBertForSequenceClassification(TFRemBertPreTrainedModel):
         super().__init__(config, **kwargs)
         self.rembert = TFRemBertModel(config, dtype=self.dtype_policy, name="rembert")
         self.classifier = Dense(
-            config.hidden_size, config.num_labels, config.initializer_range, self.dtype_policy
+            config.hidden_size,
+            config.num_labels,
+            config.initializer_range,
+            dtype=self.dtype_policy,
         )
         self.post_init()
 
@@ -448,7 +411,9 @@ class TFRemBertForMultipleChoice(TFRemBertPreTrainedModel):
     def __init__(self, config: RemBertConfig, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
         self.rembert = TFRemBertModel(config, dtype=self.dtype_policy, name="rembert")
-        self.classifier = Dense(config.hidden_size, 1, config.initializer_range, self.dtype_policy)
+        self.classifier = Dense(
+            config.hidden_size, 1, config.initializer_range, dtype=self.dtype_policy
+        )
         self.post_init()
 
     def call(
@@ -507,7 +472,10 @@ class TFRemBertForTokenClassification(TFRemBertPreTrainedModel):
             config, add_pooling_layer=False, dtype=self.dtype_policy, name="rembert"
         )
         self.classifier = Dense(
-            config.hidden_size, config.num_labels, config.initializer_range, self.dtype_policy
+            config.hidden_size,
+            config.num_labels,
+            config.initializer_range,
+            dtype=self.dtype_policy,
         )
         self.post_init()
 
@@ -565,7 +533,10 @@ class TFRemBertForQuestionAnswering(TFRemBertPreTrainedModel):
             config, add_pooling_layer=False, dtype=self.dtype_policy, name="rembert"
         )
         self.qa_outputs = Dense(
-            config.hidden_size, config.num_labels, config.initializer_range, self.dtype_policy
+            config.hidden_size,
+            config.num_labels,
+            config.initializer_range,
+            dtype=self.dtype_policy,
         )
         self.post_init()
 

@@ -8,6 +8,7 @@ ScaNN's operations on the CPU; whoever loads its SavedModel has to `import scann
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -67,17 +68,8 @@ class TFDenseRetriever(keras.layers.Layer):
 
     def call(self, queries: Any) -> dict[str, Any]:
         """`(batch, hidden)` -> ids and scores, `(batch, k)`, best first; -1 and -inf beyond all."""
-        queries = tf.cast(queries, tf.float32)
-        table, ids = tf.convert_to_tensor(self.vectors), tf.convert_to_tensor(self.ids)
-        rows = table.shape[0]
-        found, best = [], []
-        for start in range(0, rows, self.block_rows):
-            block = tf.cast(table[start : start + self.block_rows], tf.float32)
-            scores = tf.matmul(queries, block, transpose_b=True)
-            top, places = self._top(scores, min(self.k, block.shape[0]))
-            found.append(places + start)
-            best.append(top)
-        return _merged(ids, found, best, self.k)
+        found = top_products(queries, self.vectors, self.k, self.block_rows, self._top)
+        return _merged(tf.convert_to_tensor(self.ids), *([one] for one in found), self.k)
 
     def _top(self, scores: Any, k: int) -> tuple[Any, Any]:
         if self.approximate:
@@ -176,6 +168,34 @@ _TABLES = {
     "int8_multipliers": tf.float32,
     "dp_norms": tf.float32,
 }
+
+
+def top_products(
+    queries: Any, vectors: Any, k: int, block_rows: int, top: Callable[..., Any] = tf.math.top_k
+) -> tuple[Any, Any]:
+    """The rows with the largest inner products, by comparing with all of them.
+
+    Args:
+        queries: `(batch, hidden)`.
+        vectors: `(rows, hidden)`; products are summed in float32.
+        k: how many; no more than there are.
+        block_rows: rows compared at a time, which bounds the memory for scores.
+        top: finds the k best of `(batch, rows)` scores.
+    Returns:
+        Rows and scores, `(batch, at most k)`, best first.
+    """
+    queries, vectors = tf.cast(queries, tf.float32), tf.convert_to_tensor(vectors)
+    found, best = [], []
+    for start in range(0, vectors.shape[0], block_rows):
+        block = tf.cast(vectors[start : start + block_rows], tf.float32)
+        scores, places = top(tf.matmul(queries, block, transpose_b=True), min(k, block.shape[0]))
+        found.append(places + start)
+        best.append(scores)
+    places, scores = tf.concat(found, 1), tf.concat(best, 1)
+    if len(found) > 1:
+        scores, order = tf.math.top_k(scores, min(k, scores.shape[1]))
+        places = tf.gather(places, order, batch_dims=1)
+    return places, scores
 
 
 def _merged(ids: Any, found: list[Any], best: list[Any], k: int) -> dict[str, Any]:

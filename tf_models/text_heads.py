@@ -14,7 +14,12 @@ import tensorflow as tf
 
 from zoo.families import FAMILIES
 
-from .in_graph import SPACE, TFBertTokenizer, TFSentencePieceTokenizer
+from .in_graph import (
+    SPACE,
+    TFBertTokenizer,
+    TFReformerByteTokenizer,
+    TFSentencePieceTokenizer,
+)
 
 Axes = dict[str, tuple[str, ...]]
 Tensors = dict[str, tf.Tensor]
@@ -203,7 +208,10 @@ class TextHead(tf.Module):
         plan = layer.plan
         pads = {"input_ids": plan["pad_id"], "token_type_ids": plan["pad_type_id"]}
         columns = layer._columns(kept)
-        inputs = {name: layer._pad(column, pads.get(name, 0)) for name, column in columns.items()}
+        inputs = {
+            name: layer._pad(column, pads.get(name, 0), layer.padding)
+            for name, column in columns.items()
+        }
         special, last = (self._special_pair, -2) if before else (self._special, -1)
         first = tf.constant(special.index(last), tf.int64)
         if before:
@@ -306,6 +314,17 @@ def _padded(values: tf.Tensor, size: Any) -> tf.Tensor:
 
 def _tensors(output: Mapping[str, Any]) -> Tensors:
     return {name: value for name, value in output.items() if tf.is_tensor(value)}
+
+
+class Project(TextHead):
+    """Texts to the vectors that retrieval compares."""
+
+    task = "Embedder"
+    outputs: ClassVar[Axes] = {"embedding": ("batch", "hidden")}
+    raw_outputs: ClassVar[Axes] = {"projected_score": ("batch", "hidden")}
+
+    def _embed(self, inputs: Tensors) -> Tensors:
+        return {"embedding": self.run(inputs)["projected_score"]}
 
 
 class FillMask(TextHead):
@@ -627,7 +646,7 @@ def _filled(offsets: tf.RaggedTensor) -> tf.Tensor:
 HEADS: dict[str, type[TextHead]] = {
     cls.task: cls
     for cls in (
-        TextHead, FillMask, NextToken, GenerateText, ClassifyText, Choose, LabelTokens,
+        TextHead, Project, FillMask, NextToken, GenerateText, ClassifyText, Choose, LabelTokens,
         AnswerQuestion,
     )
 }  # fmt: skip
@@ -638,7 +657,23 @@ def _layer(tokenizer: Any, max_length: int) -> TFSentencePieceTokenizer:
     names = {base.__name__ for base in type(tokenizer).__mro__}
     word_pieces = names.intersection(TFBertTokenizer.tokenizer_classes)
     kind = TFBertTokenizer if word_pieces else TFSentencePieceTokenizer
+    if names.intersection(TFReformerByteTokenizer.tokenizer_classes):
+        kind = TFReformerByteTokenizer
     return kind.from_tokenizer(tokenizer, max_length=max_length)
+
+
+def head_of(model: Any) -> type[TextHead] | None:
+    """The class of the text head for a model."""
+    from .question_answering import AnswerFromCorpus  # which builds on this module
+
+    heads = HEADS | {AnswerFromCorpus.task: AnswerFromCorpus}
+    name = type(model).__name__.removeprefix("TF")
+    for family in FAMILIES.values():
+        # A class that is there under two tasks is no bare model.
+        for task, cls in sorted(family.models.items(), key=lambda item: item[0] == "Model"):
+            if cls == name and task in heads:
+                return heads[task]
+    return None
 
 
 def text_head(model: Any, tokenizer: Any, **options: Any) -> TextHead:
@@ -647,28 +682,23 @@ def text_head(model: Any, tokenizer: Any, **options: Any) -> TextHead:
     Args:
         model: of any family.
         tokenizer: of `zoo.tokenizers`.
-        options: of `TextHead`.
+        options: of `TextHead`, and `retrieval` of `AnswerFromCorpus`.
 
     Raises:
         ValueError: there is none for this class, or the tokenizer does not fit.
     """
-    name = type(model).__name__.removeprefix("TF")
-    config = model.config
-    for family in FAMILIES.values():
-        # A class that is there under two tasks is no bare model.
-        for task, cls in sorted(family.models.items(), key=lambda item: item[0] == "Model"):
-            if cls == name and task in HEADS:
-                head = HEADS[task]
-                if options.get("generate"):
-                    if task not in ("ForSeq2SeqLM", "ForCausalLM"):
-                        raise ValueError(
-                            f"{', '.join(options['generate'])}: {name} generates no text"
-                        )
-                    head = GenerateText
-                if head is ClassifyText and (
-                    config.problem_type == "regression"
-                    or (config.problem_type is None and config.num_labels == 1)
-                ):
-                    head = Regress
-                return head(model, tokenizer, **options)
-    raise ValueError(f"{type(model).__name__} has no text head; expected one of {sorted(HEADS)}")
+    name, config, head = type(model).__name__, model.config, head_of(model)
+    if head is None:
+        raise ValueError(f"{name} has no text head; expected one of {sorted(HEADS)}")
+    if head.task != "ForOpenQA" and options.pop("retrieval", None) is not None:
+        raise ValueError(f"retrieval: {name} does not retrieve")
+    if options.get("generate"):
+        if head.task not in ("ForSeq2SeqLM", "ForCausalLM"):
+            raise ValueError(f"{', '.join(options['generate'])}: {name} generates no text")
+        head = GenerateText
+    if head is ClassifyText and (
+        config.problem_type == "regression"
+        or (config.problem_type is None and config.num_labels == 1)
+    ):
+        head = Regress
+    return head(model, tokenizer, **options)

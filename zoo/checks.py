@@ -46,21 +46,15 @@ def encoder_inputs(
         assert_shape("inputs_embeds", inputs_embeds, (None, None, embedding_size))
         batch, sequence = inputs_embeds[:2]  # type: ignore[index]
     total = None if past is None or sequence is None else past + sequence
-    if position_ids is None and total is not None and total > config.max_position_embeddings:
+    limit = config.max_position_embeddings
+    if position_ids is None and total is not None and limit is not None and total > limit:
         raise ValueError(
-            f"the sequence has {total} positions, but config.max_position_embeddings is "
-            f"{config.max_position_embeddings}"
+            f"the sequence has {total} positions, but config.max_position_embeddings is {limit}"
         )
     assert_batch_shape("token_type_ids", token_type_ids, (batch, sequence))
     assert_batch_shape("position_ids", position_ids, (batch, sequence))
     _assert_mask_shape("attention_mask", attention_mask, batch, sequence, total)
-    if head_mask is not None:
-        heads, layers = config.num_attention_heads, config.num_hidden_layers
-        if tuple(head_mask) not in ((heads,), (layers, heads)):
-            raise ValueError(
-                f"head_mask: expected shape ({heads},) or ({layers}, {heads}), "
-                f"got {tuple(head_mask)}"
-            )
+    head_masks(config, head_mask=head_mask)
     if encoder_hidden_states is None:
         if encoder_attention_mask is not None:
             raise ValueError("encoder_attention_mask: given without encoder_hidden_states")
@@ -80,6 +74,79 @@ def encoder_inputs(
             encoder_hidden_states[1],
         )
     return batch, sequence
+
+
+def rag_parts(question_encoder: Any | None, generator: Any | None) -> None:
+    """Checks the two models that a RAG model is joined from."""
+    if question_encoder is None or generator is None:
+        raise ValueError("expected a config, or both a question_encoder and a generator")
+    if not generator.config.is_encoder_decoder or generator.get_output_embeddings() is None:
+        raise ValueError(
+            "generator: expected a model with encoder, decoder and language-model head, got "
+            f"{type(generator).__name__}"
+        )
+
+
+def passages(n_docs: int, doc_scores: Shape, context_input_ids: Shape | None) -> None:
+    """Checks that there are `n_docs` scores and contexts for each question."""
+    if n_docs <= 0:
+        raise ValueError(f"n_docs: received {n_docs}, expected a number above 0")
+    assert_shape("doc_scores", doc_scores, (None, n_docs))
+    if context_input_ids is not None:
+        batch = doc_scores[0]
+        rows = None if batch is None else batch * n_docs
+        assert_shape("context_input_ids", context_input_ids, (rows, None))
+
+
+def tokenized_passages(found: Mapping[str, Any]) -> None:
+    """Checks that a retriever gives passages for a context encoder."""
+    if "tokenized_doc_ids" not in found:
+        raise ValueError(
+            "the context encoder is to be trained, but the retriever gives no passages for it: "
+            "call retriever.set_ctx_encoder_tokenizer(tokenizer) before"
+        )
+
+
+def no_outputs_of_steps(kwargs: Mapping[str, Any]) -> None:
+    """Refuses what RAG-Sequence's decoding, which has no steps of its own, cannot return."""
+    for name in ("return_dict_in_generate", "output_scores", "output_logits", "streamer"):
+        if kwargs.get(name):
+            raise ValueError(
+                f"{name}: RAG-Sequence generates with each passage and chooses then; it returns "
+                "sequences only"
+            )
+
+
+def enough_answers(wanted: int, found: int, row: int) -> None:
+    """Checks that there are as many different answers as are to be returned."""
+    if wanted > found:
+        raise ValueError(
+            f"num_return_sequences: received {wanted}, but question {row} has {found} different "
+            "answers; raise num_beams or n_docs, or set do_deduplication=False"
+        )
+
+
+def needed(reason: str, **shapes: Shape | None) -> None:
+    """Checks that inputs are given without which nothing can be done."""
+    for name, shape in shapes.items():
+        if shape is None:
+            raise ValueError(f"{name}: expected {reason}, got None")
+
+
+def no_projection(config: Any) -> None:
+    """Checks that a DPR reader, which has no use for a text's vector, projects none."""
+    if config.projection_dim:
+        raise ValueError(f"projection_dim: received {config.projection_dim}, a reader has 0")
+
+
+def head_masks(config: Any, **shapes: Shape | None) -> None:
+    """Checks masks of attention heads, by name, None where not given."""
+    heads, layers = config.num_attention_heads, config.num_hidden_layers
+    for name, shape in shapes.items():
+        if shape is not None and tuple(shape) not in ((heads,), (layers, heads)):
+            raise ValueError(
+                f"{name}: expected shape ({heads},) or ({layers}, {heads}), got {tuple(shape)}"
+            )
 
 
 def caches(config: Any, past_key_values: Sequence[Sequence[Any]], cross_attention: bool) -> None:
@@ -188,6 +255,98 @@ def label_shape(name: str, shape: Shape, predictions: Shape) -> None:
     if len(shape) == len(predictions) + 1 and shape[-1] == 1:
         shape = shape[:-1]
     assert_shape(name, shape, predictions)
+
+
+def alike(dimensions: Sequence[str], **shapes: Shape | None) -> tuple[int | None, ...]:
+    """Checks that all inputs that are given have one shape.
+
+    Args:
+        dimensions: what its axes are called.
+        shapes: by the name of the input, None where not given.
+    Returns:
+        The shape.
+    """
+    expected: tuple[int | None, ...] = (None,) * len(dimensions)
+    for name, shape in shapes.items():
+        if shape is not None:
+            if len(shape) != len(expected):
+                words = ", ".join(dimensions)
+                raise ValueError(f"{name}: expected shape ({words}), got {tuple(shape)}")
+            assert_shape(name, shape, expected)
+            expected = tuple(b if a is None else a for a, b in zip(expected, shape, strict=True))
+    return expected
+
+
+def not_returned(model: str, **flags: bool | None) -> None:
+    """Refuses to be asked for what a model does not return."""
+    for name, flag in flags.items():
+        if flag:
+            raise ValueError(f"{name}: {model} returns scores only, expected None or False")
+
+
+def candidates(rows: int | None, batch: int | None) -> None:
+    """Checks that every example has the same number of candidates.
+
+    Args:
+        rows: candidates of all examples together.
+        batch: number of examples.
+    """
+    if rows is not None and batch is not None and (batch == 0 or rows % batch):
+        raise ValueError(f"expected as many candidates for each text, got {rows} for {batch} texts")
+
+
+def marginal(
+    shape: Shape, *, relevance_score: Shape | None, labels: Shape, mlm_mask: Shape | None
+) -> None:
+    """Checks what a loss over several candidates is computed from.
+
+    Args:
+        shape: `(batch, candidates, sequence)` of the inputs.
+        relevance_score, labels, mlm_mask: their shapes.
+    """
+    batch, count, sequence = shape
+    if relevance_score is None:
+        raise ValueError("relevance_score: expected (batch, candidates) together with labels")
+    assert_shape("relevance_score", relevance_score, (batch, count))
+    assert_shape("labels", labels, (batch, sequence))
+    assert_shape("mlm_mask", mlm_mask, (batch, sequence))
+
+
+def read_blocks(
+    shape: Shape,
+    *,
+    relevance_score: Shape,
+    start_positions: Shape | None,
+    end_positions: Shape | None,
+    has_answers: Shape | None,
+) -> bool:
+    """Checks what goes with blocks that are read.
+
+    Args:
+        shape: `(batch, beam, sequence)` of the blocks.
+        relevance_score, start_positions, end_positions, has_answers: their shapes.
+    Returns:
+        Whether there are answers to learn from.
+    """
+    batch, beam, _ = shape
+    assert_shape("relevance_score", relevance_score, (batch, None))
+    blocks = relevance_score[1]
+    if None not in (blocks, beam) and blocks < beam:  # type: ignore[operator]
+        raise ValueError(f"relevance_score: expected {beam} blocks or more, got {blocks}")
+    positions = {"start_positions": start_positions, "end_positions": end_positions}
+    given = [has_answers, *positions.values()]
+    if any(given) and not all(given):
+        missing = [
+            name
+            for name, value in {**positions, "has_answers": has_answers}.items()
+            if value is None
+        ]
+        raise ValueError(f"{', '.join(missing)}: expected with the other labels, got None")
+    for name, value in positions.items():
+        if value is not None:
+            assert_shape(name, value, (batch, blocks, None)[: max(len(value), 2)])
+    assert_shape("has_answers", has_answers, (batch, blocks))
+    return has_answers is not None
 
 
 def values(name: str, lowest: int, highest: int, size: int, ignored: int | None = None) -> None:

@@ -45,6 +45,35 @@ FAMILIES: dict[str, Family] = {
             "ForQuestionAnswering": "RemBertForQuestionAnswering",
         },
     ),
+    "realm": Family(
+        module="realm",
+        config="RealmConfig",
+        slow_tokenizer="RealmTokenizer",
+        fast_tokenizer="RealmTokenizerFast",
+        prefix="",  # the embedder has a head as the others do
+        models={
+            "Model": "RealmEmbedder",
+            "Embedder": "RealmEmbedder",
+            "Scorer": "RealmScorer",
+            "KnowledgeAugEncoder": "RealmKnowledgeAugEncoder",
+            "Reader": "RealmReader",
+            "ForOpenQA": "RealmForOpenQA",
+        },
+    ),
+    "reformer": Family(
+        module="reformer",
+        config="ReformerConfig",
+        slow_tokenizer="ReformerTokenizer",
+        fast_tokenizer="ReformerTokenizerFast",
+        prefix="reformer",
+        models={
+            "Model": "ReformerModel",
+            "ForMaskedLM": "ReformerForMaskedLM",
+            "ForCausalLM": "ReformerModelWithLMHead",
+            "ForSequenceClassification": "ReformerForSequenceClassification",
+            "ForQuestionAnswering": "ReformerForQuestionAnswering",
+        },
+    ),
     "bert-generation": Family(
         module="bert_generation",
         config="BertGenerationConfig",
@@ -61,6 +90,38 @@ FAMILIES: dict[str, Family] = {
         prefix="",
         models={"Model": "EncoderDecoderModel", "ForSeq2SeqLM": "EncoderDecoderModel"},
     ),
+    "dpr": Family(
+        module="dpr",
+        config="DPRConfig",
+        slow_tokenizer="DPRQuestionEncoderTokenizer",
+        fast_tokenizer="DPRQuestionEncoderTokenizerFast",
+        prefix="",
+        models={"Model": "DPRQuestionEncoder"},
+    ),
+    "bart": Family(
+        module="bart",
+        config="BartConfig",
+        slow_tokenizer="BartTokenizer",
+        fast_tokenizer="BartTokenizerFast",
+        prefix="model",
+        models={"Model": "BartModel", "ForSeq2SeqLM": "BartForConditionalGeneration"},
+    ),
+    "t5": Family(
+        module="t5",
+        config="T5Config",
+        slow_tokenizer="T5Tokenizer",
+        fast_tokenizer="T5TokenizerFast",
+        prefix="",
+        models={"Model": "T5Model", "ForSeq2SeqLM": "T5ForConditionalGeneration"},
+    ),
+    "rag": Family(
+        module="rag",
+        config="RagConfig",
+        slow_tokenizer="RagTokenizer",
+        fast_tokenizer=None,
+        prefix="rag",
+        models={"Model": "RagModel", "ForSeq2SeqLM": "RagTokenForGeneration"},
+    ),
 }
 
 
@@ -68,6 +129,13 @@ FAMILIES: dict[str, Family] = {
 TOKENIZERS: dict[str, tuple[str | None, str | None]] = {
     "bert": ("BertTokenizer", "BertTokenizerFast"),
 }
+
+# Tokenizers that a file may name and no model type stands for: slow and fast class.
+FURTHER_TOKENIZERS: tuple[tuple[str, str | None], ...] = (
+    ("DPRContextEncoderTokenizer", "DPRContextEncoderTokenizerFast"),
+    ("DPRReaderTokenizer", "DPRReaderTokenizerFast"),
+    ("ReformerByteTokenizer", None),
+)
 
 
 def tokenizers_of(model_type: str | None) -> tuple[str | None, str | None]:

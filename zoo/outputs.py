@@ -123,6 +123,19 @@ class CausalLMOutputWithCrossAttentions(ModelOutput):
     cross_attentions: Any
 
 
+class Seq2SeqModelOutput(ModelOutput):
+    """Of an encoder with a decoder that has no head; the fields are as below."""
+
+    last_hidden_state: Any
+    past_key_values: Any
+    decoder_hidden_states: Any
+    decoder_attentions: Any
+    cross_attentions: Any
+    encoder_last_hidden_state: Any
+    encoder_hidden_states: Any
+    encoder_attentions: Any
+
+
 class Seq2SeqLMOutput(ModelOutput):
     """Of an encoder with a decoder.
 
@@ -141,6 +154,32 @@ class Seq2SeqLMOutput(ModelOutput):
     encoder_last_hidden_state: Any
     encoder_hidden_states: Any
     encoder_attentions: Any
+
+
+class ReformerModelOutput(ModelOutput):
+    """Of a bare Reformer.
+
+    `last_hidden_state` `(batch, sequence, 2 * hidden)`, both streams; `past_buckets_states` per
+    layer the buckets `(batch, heads, hashes, sequence)`, None where there are none, and the states
+    `(batch, sequence, hidden)` that attention saw; `hidden_states` one `(batch, sequence, hidden)`
+    for the embeddings and one per layer; `attentions` per layer
+    `(batch, heads, chunks, chunk, keys)`, the chunks of all hashes.
+    """
+
+    last_hidden_state: Any
+    past_buckets_states: Any
+    hidden_states: Any
+    attentions: Any
+
+
+class ReformerModelWithLMHeadOutput(ModelOutput):
+    """`loss` scalar; `logits` `(batch, sequence, vocab)`; the rest as of a bare Reformer."""
+
+    loss: Any
+    logits: Any
+    past_buckets_states: Any
+    hidden_states: Any
+    attentions: Any
 
 
 class SequenceClassifierOutput(ModelOutput):
@@ -178,6 +217,135 @@ class QuestionAnsweringModelOutput(ModelOutput):
     end_logits: Any
     hidden_states: Any
     attentions: Any
+
+
+class RealmEmbedderOutput(ModelOutput):
+    """`projected_score` `(batch, retriever_proj_size)`: what retrieval compares."""
+
+    projected_score: Any
+    hidden_states: Any
+    attentions: Any
+
+
+class RealmScorerOutput(ModelOutput):
+    """Relevance, and what it is the inner product of.
+
+    `relevance_score` `(batch, candidates)`; `query_score` `(batch, retriever_proj_size)`;
+    `candidate_score` `(batch, candidates, retriever_proj_size)`.
+    """
+
+    relevance_score: Any
+    query_score: Any
+    candidate_score: Any
+
+
+class RealmReaderOutput(ModelOutput):
+    """Of one question; of several, one more axis stands in front of all but the losses.
+
+    `loss`, `retriever_loss`, `reader_loss` scalars; `retriever_correct` `(blocks,)`;
+    `reader_correct` `(beam, spans)`; `block_idx` and `candidate` `()`; `start_pos` and `end_pos`
+    `(1,)`, or `(batch,)` of several questions.
+    """
+
+    loss: Any
+    retriever_loss: Any
+    reader_loss: Any
+    retriever_correct: Any
+    reader_correct: Any
+    block_idx: Any
+    candidate: Any
+    start_pos: Any
+    end_pos: Any
+    hidden_states: Any
+    attentions: Any
+
+
+class RealmForOpenQAOutput(ModelOutput):
+    """`reader_output` a `RealmReaderOutput`; `predicted_answer_ids` `(answer,)`.
+
+    Of several questions `predicted_answer_ids` is `(batch, max_span_width)`, with -1 behind.
+    """
+
+    reader_output: Any
+    predicted_answer_ids: Any
+
+
+class DPRQuestionEncoderOutput(ModelOutput):
+    """`pooler_output` `(batch, hidden or projection)`, the vector of each text."""
+
+    pooler_output: Any
+    hidden_states: Any
+    attentions: Any
+
+
+class DPRContextEncoderOutput(ModelOutput):
+    """`pooler_output` `(batch, hidden or projection)`, the vector of each text."""
+
+    pooler_output: Any
+    hidden_states: Any
+    attentions: Any
+
+
+class DPRReaderOutput(ModelOutput):
+    """`start_logits`, `end_logits` `(passages, sequence)`; `relevance_logits` `(passages,)`."""
+
+    start_logits: Any
+    end_logits: Any
+    relevance_logits: Any
+    hidden_states: Any
+    attentions: Any
+
+
+class RetrievAugLMMarginOutput(ModelOutput):
+    """Of RAG with a head; D passages for each question.
+
+    `loss` `(batch,)`, or scalar if reduced; `logits` `(batch * D, sequence, vocab)`, or
+    `(batch, sequence, vocab)` if the passages were summed over; `doc_scores` `(batch, D)`;
+    `past_key_values` of the generator; `retrieved_doc_embeds` `(batch, D, dimension)`,
+    `retrieved_doc_ids` `(batch, D)`, `context_input_ids` and `context_attention_mask`
+    `(batch * D, length)` with `output_retrieved`; `question_encoder_last_hidden_state`
+    `(batch, dimension)`, the vectors of the questions; states and attentions of the question
+    encoder and of the generator's halves.
+    """
+
+    loss: Any
+    logits: Any
+    doc_scores: Any
+    past_key_values: Any
+    retrieved_doc_embeds: Any
+    retrieved_doc_ids: Any
+    context_input_ids: Any
+    context_attention_mask: Any
+    question_encoder_last_hidden_state: Any
+    question_enc_hidden_states: Any
+    question_enc_attentions: Any
+    generator_enc_last_hidden_state: Any
+    generator_enc_hidden_states: Any
+    generator_enc_attentions: Any
+    generator_dec_hidden_states: Any
+    generator_dec_attentions: Any
+    generator_cross_attentions: Any
+
+
+class RetrievAugLMOutput(ModelOutput):
+    """Of RAG without a head; the fields are those of `RetrievAugLMMarginOutput`, but the loss."""
+
+    logits: Any
+    doc_scores: Any
+    past_key_values: Any
+    retrieved_doc_embeds: Any
+    retrieved_doc_ids: Any
+    context_input_ids: Any
+    context_attention_mask: Any
+    question_encoder_last_hidden_state: Any
+    question_enc_hidden_states: Any
+    question_enc_attentions: Any
+    generator_enc_last_hidden_state: Any
+    generator_enc_hidden_states: Any
+    generator_enc_attentions: Any
+    generator_dec_hidden_states: Any
+    generator_dec_attentions: Any
+    generator_cross_attentions: Any
 
 
 def output_classes(base: type[ModelOutput] = ModelOutput) -> list[type[ModelOutput]]:

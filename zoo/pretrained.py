@@ -9,6 +9,7 @@ import inspect
 import logging
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,33 +109,51 @@ def split_halves(
     Returns:
         Those of the encoder, of the decoder, and the fields of the whole configuration.
     """
-    halves: dict[str, dict[str, Any]] = {"encoder": {}, "decoder": {}}
+    parts, fields = split_parts({"encoder": encoder, "decoder": decoder}, kwargs)
+    for part, own in parts.items():
+        if "model" not in own:
+            is_decoder = part == "decoder"
+            own |= {"is_decoder": is_decoder, "add_cross_attention": is_decoder}
+    return parts["encoder"], parts["decoder"], fields
+
+
+def split_parts(
+    places: Mapping[str, str | os.PathLike[str] | None], kwargs: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Sorts the keywords of a model that is joined from several.
+
+    Args:
+        places: where the parts are, by the prefix of their keywords; None for one that is given
+            as a model.
+        kwargs: all keywords.
+    Returns:
+        Those of each part, and the fields of the whole configuration.
+    """
+    parts: dict[str, dict[str, Any]] = {part: {} for part in places}
     fields, shared = {}, {}
     for name, value in kwargs.items():
-        half, _, argument = name.partition("_")
+        part = next((part for part in parts if name.startswith(f"{part}_")), None)
         if name in (*HUB_ARGUMENTS, "dtype", "torch_dtype"):
             shared[name] = value
-        elif half in halves and name not in PretrainedConfig._fields:
-            halves[half][argument] = value
+        elif part is not None and name not in PretrainedConfig._fields:
+            parts[part][name.removeprefix(f"{part}_")] = value
         else:
             fields[name] = value
-    for half, place in (("encoder", encoder), ("decoder", decoder)):
-        own = halves[half]
+    for part, place in places.items():
+        own = parts[part]
         if "model" in own:
             more = sorted(set(own) - {"model"})
             if more or place is not None:
                 other = more[0] if more else "pretrained_model_name_or_path"
-                raise ValueError(f"{half}_model: given together with {half}_{other}")
-            continue
-        if place is None:
+                raise ValueError(f"{part}_model: given together with {part}_{other}")
+        elif place is None:
             raise ValueError(
-                f"{half}_pretrained_model_name_or_path: expected a folder or repository, or a "
-                f"model as {half}_model"
+                f"{part}_pretrained_model_name_or_path: expected a folder or repository, or a "
+                f"model as {part}_model"
             )
-        is_decoder = half == "decoder"
-        flags = {"is_decoder": is_decoder, "add_cross_attention": is_decoder}
-        halves[half] = shared | own | flags
-    return halves["encoder"], halves["decoder"], fields
+        else:
+            parts[part] = shared | own
+    return parts, fields
 
 
 def plan(
@@ -143,17 +162,25 @@ def plan(
     weights: checkpoint.Checkpoint,
     *,
     ignore_mismatched_sizes: bool,
+    given: tuple[str, ...] = (),
 ) -> tuple[dict[str, str], checkpoint.LoadReport]:
-    """Says which key of the file fills which weight of the model; see `checkpoint.match`."""
-    return checkpoint.match(
+    """Says which key of the file fills which weight of the model; see `checkpoint.match`.
+
+    Args:
+        given: what the names of weights begin with that have values, as they are in a part that
+            the model was made with; the file may lack them.
+    """
+    found, report = checkpoint.match(
         shapes,
         weights,
         base_model_prefix=model.base_model_prefix,
         tied=model.tied_weights(),
-        optional=model.optional_weights,
-        ignorable=(r"(^|\.)position_ids$",),
+        optional=(*model.optional_weights, *(f"^{re.escape(name)}" for name in given)),
+        ignorable=(r"(^|\.)position_ids$", *model.ignored_weights),
         ignore_mismatched_sizes=ignore_mismatched_sizes,
     )
+    report.missing = [name for name in report.missing if not name.startswith(given)]
+    return found, report
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

@@ -364,14 +364,14 @@ class PretrainedConfig:
 
     def to_diff_dict(self) -> dict[str, Any]:
         """What `config.json` holds: the family's fields, keys that the file had or that no class
-        declares, and common fields that differ from their defaults."""
+        declares, and common fields whose value, or default in the family, is not the usual one."""
+        common = PretrainedConfig._fields
         return {
             name: value
             for name, value in self.to_dict().items()
-            if name in self._family_fields
-            or name in self._loaded_keys
-            or name not in PretrainedConfig._fields
-            or value != PretrainedConfig._fields[name][0]
+            if name in self._loaded_keys
+            or name not in common
+            or not value == common[name][0] == self._fields[name][0]
         }
 
     def to_json_string(self, use_diff: bool = True) -> str:

@@ -15,6 +15,18 @@ ModelConfig = Annotated[
 ]
 
 
+def as_config(name: str, values: Mapping[str, Any]) -> PretrainedConfig:
+    """The configuration that a dictionary with a `model_type` describes.
+
+    Args:
+        name: of the field, for errors.
+    """
+    try:
+        return config_class(values.get("model_type")).from_dict(values)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
 class EncoderDecoderConfig(PretrainedConfig):
     """The configurations of an encoder and of a decoder, and what concerns both together.
 
@@ -52,10 +64,7 @@ class EncoderDecoderConfig(PretrainedConfig):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in PARTS and isinstance(value, Mapping):
-            try:
-                value = config_class(value.get("model_type")).from_dict(value)
-            except ValueError as error:
-                raise ValueError(f"{type(self).__name__}.{name}: {error}") from None
+            value = as_config(f"{type(self).__name__}.{name}", value)
         super().__setattr__(name, value)
 
     def _problems(self) -> Iterator[tuple[str, Any, str]]:

@@ -8,14 +8,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .answers import Answer
     from .documents import DocumentIndex
     from .index import Index, build_index, choose_kind, open_index
     from .local import LocalIndex
     from .milvus import MilvusIndex
     from .passages import Document, Passage, PassageStore
+    from .rag import RagRetriever
+    from .realm import RealmRetriever
     from .store import RetrievalError
 
 __all__ = [
+    "Answer",
     "Document",
     "DocumentIndex",
     "Index",
@@ -23,6 +27,8 @@ __all__ = [
     "MilvusIndex",
     "Passage",
     "PassageStore",
+    "RagRetriever",
+    "RealmRetriever",
     "RetrievalError",
     "build_index",
     "choose_kind",
@@ -30,11 +36,14 @@ __all__ = [
 ]
 
 _MODULES = {
+    "answers": ("Answer",),
     "documents": ("DocumentIndex",),
     "index": ("Index", "build_index", "choose_kind", "open_index"),
     "local": ("LocalIndex",),
     "milvus": ("MilvusIndex",),
     "passages": ("Document", "Passage", "PassageStore"),
+    "rag": ("RagRetriever",),
+    "realm": ("RealmRetriever",),
     "store": ("RetrievalError",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

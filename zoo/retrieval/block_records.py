@@ -11,10 +11,11 @@ import ast
 import os
 import pickletools
 import struct
+import weakref
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, overload
 
 from .passages import PassageError
 
@@ -38,6 +39,11 @@ class _String(NamedTuple):
     value: bytes | str
     place: int
     encoded: bool = False  # written as text, which protocol 2 has to do with bytes
+
+    @property
+    def packed(self) -> int:
+        """The place and whether it is encoded as one number."""
+        return self.place * 2 + self.encoded
 
 
 class _Array(NamedTuple):
@@ -84,13 +90,98 @@ def read_block_records(path: str | os.PathLike[str]) -> Iterator[bytes]:
     """
     path = Path(path)
     with open(path, "rb") as file:
-        count = _read_header(file, path)
-        found = 0
-        for record in _Reader(file, path, count).records():
-            found += 1
-            yield record
-        if found != count:
-            raise PassageError(f"{path}: its header promises {count} records, it holds {found}")
+        for string in _strings(file, path):
+            yield string.value  # type: ignore[misc]
+
+
+class BlockRecords(Sequence[bytes]):
+    """The records of a `block_records.npy` by number, read from the file when asked for.
+
+    Opening it goes through the file once; of each record only its place is kept in memory.
+
+    Args:
+        path: as for `read_block_records`. A file that is replaced later stays in use.
+
+    Raises:
+        PassageError: as `read_block_records`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self._path = Path(path)
+        self._descriptor = os.open(self._path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        weakref.finalize(self, os.close, self._descriptor)
+        with open(os.dup(self._descriptor), "rb") as file:
+            strings = _strings(file, self._path)
+            self._places = array("q", (string.packed for string in strings))
+
+    def __reduce__(self) -> Any:
+        return BlockRecords, (self._path,)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        if isinstance(index, slice):
+            return [self._read(packed) for packed in self._places[index]]
+        return self._read(self._places[index])
+
+    def _read(self, packed: int) -> bytes:
+        place, encoded = divmod(packed, 2)
+        head = os.pread(self._descriptor, 9, place)
+        code = head[:1]
+        width = _BYTES.get(code) or _TEXTS[code]
+        size = int.from_bytes(head[1 : 1 + width], "little")
+        value = os.pread(self._descriptor, size, place + 1 + width)
+        return value.decode("utf-8").encode("latin-1") if encoded else value
+
+
+def write_block_records(path: str | os.PathLike[str], records: Iterable[bytes], count: int) -> None:
+    """Writes a `block_records.npy`, one record after the other.
+
+    Numpy of every version reads it, `numpy.load(path, allow_pickle=True)`.
+
+    Args:
+        path: where to; a new file.
+        records: byte strings.
+        count: how many.
+    """
+    header = f"{{'descr': '|O', 'fortran_order': False, 'shape': ({count},), }}"
+    padding = -(len(_MAGIC) + 4 + len(header) + 1) % 64
+    header += " " * padding + "\n"
+    with open(path, "xb") as file:
+        file.write(_MAGIC + b"\x01\x00" + struct.pack("<H", len(header)) + header.encode())
+        file.write(_PICKLE_HEAD.replace(b"COUNT", struct.pack("<i", count)))
+        for record in records:
+            short = len(record) < 256
+            size = struct.pack("<B" if short else "<I", len(record))
+            file.write((b"C" if short else b"B") + size + record + b"a")
+        file.write(b"tb.")
+
+
+# numpy.ndarray of dtype object, in pickle's protocol 3, up to the beginning of its list.
+_PICKLE_HEAD = (
+    b"\x80\x03cnumpy.core.multiarray\n_reconstruct\n"
+    b"cnumpy\nndarray\nK\x00\x85C\x01b\x87R"
+    b"(K\x01JCOUNT\x85"
+    b"cnumpy\ndtype\nX\x02\x00\x00\x00O8\x89\x88\x87R"
+    b"(K\x03X\x01\x00\x00\x00|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK?tb"
+    b"\x89]"
+)
+
+
+def _strings(file: BinaryIO, path: Path) -> Iterator[_String]:
+    """The records with their places."""
+    count = _read_header(file, path)
+    found = 0
+    for string in _Reader(file, path, count).records():
+        found += 1
+        yield string
+    if found != count:
+        raise PassageError(f"{path}: its header promises {count} records, it holds {found}")
 
 
 def _read_header(file: BinaryIO, path: Path) -> int:
@@ -127,7 +218,7 @@ class _Reader:
         self._number = 0  # of the next record
         self._finished = False
 
-    def records(self) -> Iterator[bytes]:
+    def records(self) -> Iterator[_String]:
         """What the array holds.
 
         Raises:
@@ -215,7 +306,7 @@ class _Reader:
                 if number > len(self._places) + _GAP:
                     raise ValueError(f"memo number {number}")
                 self._places.extend([-1] * (number + 1 - len(self._places)))
-            self._places[number] = value.place * 2 + value.encoded
+            self._places[number] = value.packed
         elif isinstance(value, _Global):
             self._memo[number] = value
         # Nothing else is met twice in such an array.
@@ -270,12 +361,12 @@ class _Reader:
         elif not (isinstance(target, _Dtype) and isinstance(state, tuple)):
             raise ValueError("a state of something else than the array")
 
-    def _checked(self, item: Any) -> bytes:
+    def _checked(self, item: Any) -> _String:
         if not isinstance(item, _String) or not isinstance(item.value, bytes):
             value = item.value if isinstance(item, _String) else item
             raise self._error(f"a {type(value).__name__} as record {self._number}, expected bytes")
         self._number += 1
-        return item.value
+        return item
 
     def _pop_to_mark(self) -> list[Any]:
         items: list[Any] = []

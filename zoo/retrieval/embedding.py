@@ -159,9 +159,25 @@ class Embedder(ABC):
                 padding="longest", return_tensors="np", verbose=False,
             )  # fmt: skip
             result[batch] = self._run(dict(inputs))[self.field]
+        return self._normalized(result)
+
+    def embed_inputs(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Vectors of texts that are token ids already.
+
+        Args:
+            inputs: arrays `(batch, sequence)` by name; those that the model does not take are
+                passed over.
+
+        Returns:
+            float32 `(batch, dimension)`.
+        """
+        taken = {name: array for name, array in inputs.items() if name in self._inputs}
+        return self._normalized(self._run(taken)[self.field])
+
+    def _normalized(self, vectors: np.ndarray) -> np.ndarray:
         if self.normalize:
-            result /= np.maximum(np.linalg.norm(result, axis=1, keepdims=True), 1e-12)
-        return result
+            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return vectors
 
     def embed_passages(self, passages: Sequence[Passage]) -> np.ndarray:
         """Vectors of stored passages, `(passages, dimension)`."""

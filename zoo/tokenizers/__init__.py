@@ -9,8 +9,17 @@ if TYPE_CHECKING:
     from tokenizers import AddedToken
 
     from .auto import AutoTokenizer
+    from .bart import BartTokenizer, BartTokenizerFast
     from .base import PreTrainedTokenizerBase
     from .bert_generation import BertGenerationTokenizer
+    from .dpr import (
+        DPRContextEncoderTokenizer,
+        DPRContextEncoderTokenizerFast,
+        DPRQuestionEncoderTokenizer,
+        DPRQuestionEncoderTokenizerFast,
+        DPRReaderTokenizer,
+        DPRReaderTokenizerFast,
+    )
     from .encoding import (
         BatchEncoding,
         CharSpan,
@@ -20,26 +29,46 @@ if TYPE_CHECKING:
         TruncationStrategy,
     )
     from .fast import PreTrainedTokenizerFast
+    from .rag import RagTokenizer
+    from .realm import RealmTokenizer, RealmTokenizerFast
+    from .reformer import ReformerByteTokenizer, ReformerTokenizer, ReformerTokenizerFast
     from .rembert import RemBertTokenizer, RemBertTokenizerFast
     from .sentencepiece import SentencePieceTokenizer
     from .slow import PreTrainedTokenizer
+    from .t5 import T5Tokenizer, T5TokenizerFast
     from .wordpiece import BertTokenizer, BertTokenizerFast
 
 __all__ = [
     "AddedToken",
     "AutoTokenizer",
+    "BartTokenizer",
+    "BartTokenizerFast",
     "BatchEncoding",
     "BertGenerationTokenizer",
     "BertTokenizer",
     "BertTokenizerFast",
     "CharSpan",
+    "DPRContextEncoderTokenizer",
+    "DPRContextEncoderTokenizerFast",
+    "DPRQuestionEncoderTokenizer",
+    "DPRQuestionEncoderTokenizerFast",
+    "DPRReaderTokenizer",
+    "DPRReaderTokenizerFast",
     "PaddingStrategy",
     "PreTrainedTokenizer",
     "PreTrainedTokenizerBase",
     "PreTrainedTokenizerFast",
+    "RagTokenizer",
+    "RealmTokenizer",
+    "RealmTokenizerFast",
+    "ReformerByteTokenizer",
+    "ReformerTokenizer",
+    "ReformerTokenizerFast",
     "RemBertTokenizer",
     "RemBertTokenizerFast",
     "SentencePieceTokenizer",
+    "T5Tokenizer",
+    "T5TokenizerFast",
     "TensorType",
     "TokenSpan",
     "TruncationStrategy",
@@ -47,8 +76,17 @@ __all__ = [
 
 _MODULES = {
     "auto": ("AutoTokenizer",),
+    "bart": ("BartTokenizer", "BartTokenizerFast"),
     "base": ("PreTrainedTokenizerBase",),
     "bert_generation": ("BertGenerationTokenizer",),
+    "dpr": (
+        "DPRContextEncoderTokenizer",
+        "DPRContextEncoderTokenizerFast",
+        "DPRQuestionEncoderTokenizer",
+        "DPRQuestionEncoderTokenizerFast",
+        "DPRReaderTokenizer",
+        "DPRReaderTokenizerFast",
+    ),
     "encoding": (
         "BatchEncoding",
         "CharSpan",
@@ -58,9 +96,13 @@ _MODULES = {
         "TruncationStrategy",
     ),
     "fast": ("PreTrainedTokenizerFast",),
+    "rag": ("RagTokenizer",),
+    "realm": ("RealmTokenizer", "RealmTokenizerFast"),
+    "reformer": ("ReformerByteTokenizer", "ReformerTokenizer", "ReformerTokenizerFast"),
     "rembert": ("RemBertTokenizer", "RemBertTokenizerFast"),
     "sentencepiece": ("SentencePieceTokenizer",),
     "slow": ("PreTrainedTokenizer",),
+    "t5": ("T5Tokenizer", "T5TokenizerFast"),
     "wordpiece": ("BertTokenizer", "BertTokenizerFast"),
 }
 

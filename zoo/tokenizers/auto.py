@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from .. import hub
-from ..families import FAMILIES, TOKENIZERS, tokenizers_of
+from ..families import FAMILIES, FURTHER_TOKENIZERS, TOKENIZERS, tokenizers_of
 from .base import PreTrainedTokenizerBase
 from .fast import PreTrainedTokenizerFast
 from .saving import CONFIG_FILE, TOKENIZER_FILE, read_json
@@ -72,7 +72,7 @@ class AutoTokenizer:
         elif model_type is not None:
             chosen = _choose(*tokenizers_of(model_type), use_fast)
             needed = chosen.vocab_files_names.values()
-            if not any(hub.resolve_file(name, file, **where) for file in needed):
+            if needed and not any(hub.resolve_file(name, file, **where) for file in needed):
                 # A released bundle of BertGeneration halves has the vocabulary of a BERT.
                 wordpiece = _choose(*TOKENIZERS["bert"], use_fast)
                 if hub.resolve_file(name, wordpiece.vocab_files_names["vocab_file"], **where):
@@ -87,7 +87,7 @@ class AutoTokenizer:
 
 def _by_name(name: str, class_name: str, use_fast: bool) -> type[PreTrainedTokenizerBase]:
     base = class_name.removesuffix("Fast")
-    pairs = [*map(tokenizers_of, FAMILIES), *TOKENIZERS.values()]
+    pairs = [*map(tokenizers_of, FAMILIES), *TOKENIZERS.values(), *FURTHER_TOKENIZERS]
     for slow, fast in pairs:
         if base in (slow, (fast or "").removesuffix("Fast")):
             return _choose(slow, fast, use_fast)

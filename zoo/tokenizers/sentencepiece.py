@@ -51,6 +51,14 @@ def keep_spaces(model_proto: bytes) -> bytes:
     return model_proto + b"\x1a\x02\x20\x00"
 
 
+def keep_beginning(model_proto: bytes) -> bytes:
+    """The same model without a space that is put in front of a text.
+
+    As `keep_spaces`, with add_dummy_prefix (field 3) set to false.
+    """
+    return model_proto + b"\x1a\x02\x18\x00"
+
+
 def parse_model(model_proto: bytes) -> SentencePieceModel:
     """Reads a SentencePiece model; needs neither protobuf nor the sentencepiece library.
 
@@ -195,15 +203,19 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
         return self._vocab_bytes
 
     def _load(self) -> None:
-        import sentencepiece
-
-        self.sp_model = sentencepiece.SentencePieceProcessor(**_sampling(self.sp_model_kwargs))
-        try:
-            self.sp_model.LoadFromSerializedProto(self.sp_model_proto)
-        except (RuntimeError, OSError) as error:
-            raise ValueError(f"{self.vocab_file}: not a SentencePiece model: {error}") from None
+        self.sp_model = self._processor(self.sp_model_proto)
         self._vocab_size = self.sp_model.get_piece_size()
         self._unk = self.sp_model.unk_id()
+
+    def _processor(self, model_proto: bytes) -> Any:
+        import sentencepiece
+
+        processor = sentencepiece.SentencePieceProcessor(**_sampling(self.sp_model_kwargs))
+        try:
+            processor.LoadFromSerializedProto(model_proto)
+        except (RuntimeError, OSError) as error:
+            raise ValueError(f"{self.vocab_file}: not a SentencePiece model: {error}") from None
+        return processor
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "sp_model"}
@@ -240,8 +252,11 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
         return rows
 
     def _sentencepiece(self, pieces: list[str], kind: type) -> list[list[Any]]:
+        return self._encoded(self.sp_model, pieces, kind)
+
+    def _encoded(self, processor: Any, pieces: list[str], kind: type) -> list[list[Any]]:
         try:
-            return self.sp_model.encode(pieces, out_type=kind)
+            return processor.encode(pieces, out_type=kind)
         except (TypeError, RuntimeError, UnicodeError):
             for piece in pieces:
                 _refuse_surrogates(piece)

@@ -1,4 +1,4 @@
-"""The whole zoo on one page: `zoo demo`.
+"""RemBERT on one page: `zoo demo rembert`.
 
     text -> tokenizer -> pre-training in PyTorch -> the same folder in Keras -> fine-tuning there
          -> the same folder in PyTorch -> a SavedModel that takes strings, asked in a fresh process
@@ -11,10 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +19,13 @@ import numpy as np
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from zoo import RemBertConfig, RemBertTokenizerFast
 
-from . import corpus
-from .corpus import Paragraph
-
-SUMMARY = "summary.json"  # also says that a folder is the demo's own
-CURVE = "loss.png"
-
+from .. import corpus
+from ..corpus import Paragraph
+from .stages import CURVE, SUMMARY, Stages, output_folder
 
 # What a user of the SavedModel runs: none of our packages, and the loader that TF Serving uses.
 CLIENT = """
@@ -113,16 +106,16 @@ def run(
             the served model answers otherwise than the trained one.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # hides that there is no GPU
-    folder = _output_folder(output)
+    folder = output_folder(output)
     summary = Summary(seed, sizes or (QUICK if quick else FULL))
     demo = _Demo(summary, folder, Console())
     demo.write_summary()  # from now on the folder is ours
     demo.read_text()
     demo.train_tokenizer()
     demo.pretrain_in_pytorch()
-    demo.compare("pretrained")
+    demo.open_in_both("pretrained")
     demo.finetune_in_keras()
-    demo.compare("classifier")
+    demo.open_in_both("classifier")
     demo.ask_pytorch()
     demo.export()
     demo.ask_in_fresh_process()
@@ -131,50 +124,15 @@ def run(
     return summary
 
 
-def _output_folder(output: str | os.PathLike[str] | None) -> Path:
-    """The folder to write to, made if it is not there."""
-
-    def usable(folder: Path) -> bool:
-        if not folder.exists():
-            return True
-        return folder.is_dir() and ((folder / SUMMARY).is_file() or not any(folder.iterdir()))
-
-    if output is not None:
-        folder = Path(output)
-        if not usable(folder):
-            raise ValueError(f"output: {folder} holds other files; name a new or empty folder")
-    else:
-        names = ("demo_output" + (f"-{i}" if i > 1 else "") for i in range(1, 1000))
-        folder = next(path for path in map(Path, names) if usable(path))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-class _Demo:
+class _Demo(Stages):
     """The steps in their order; each leaves what the next ones need."""
 
+    summary: Summary
+
     def __init__(self, summary: Summary, folder: Path, console: Console) -> None:
-        self.summary, self.folder, self.console = summary, folder, console
+        super().__init__(summary, folder, console)
         self.sizes = summary.sizes
         self.rng = np.random.default_rng(summary.seed)
-
-    @contextmanager
-    def phase(self, title: str) -> Iterator[None]:
-        self.console.print(f"\n[bold]{title}[/]")
-        start = time.perf_counter()
-        yield
-        self.summary.seconds[title] = round(time.perf_counter() - start, 1)
-
-    @contextmanager
-    def progress(self, total: int) -> Iterator[Callable[[float], None]]:
-        """A bar; the function it gives takes each step's loss."""
-        columns = (
-            BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.3f}"),
-            TimeElapsedColumn(),
-        )  # fmt: skip
-        with Progress(*columns, console=self.console) as bar:
-            task = bar.add_task("", total=total, loss=float("nan"))
-            yield lambda loss: bar.update(task, advance=1, loss=loss)
 
     # The text ------------------------------------------------------------------------------------
 
@@ -311,17 +269,9 @@ class _Demo:
             model.save_pretrained(self.folder / "pretrained")
             tokenizer.save_pretrained(self.folder / "pretrained")
 
-    def compare(self, name: str) -> None:
+    def open_in_both(self, name: str) -> None:
         with self.phase(f"Opening {name}/ in both frameworks"):
-            from .verify import print_table, verify
-
-            rows = verify(self.folder / name, seed=self.summary.seed)
-            print_table(rows, f"Largest differences, PyTorch and Keras, {name}/", self.console)
-            for kind in ("output", "loss", "gradient"):
-                worst = max(row.difference for row in rows if row.kind == kind)
-                self.summary.differences[f"{name} {kind}"] = worst
-            if failed := [row.name for row in rows if not row.passed]:
-                raise ValueError(f"{name}: the frameworks differ in {', '.join(failed)}")
+            self.compare(name)
 
     def finetune_in_keras(self) -> None:
         with self.phase("Fine-tuning in Keras: which chapter is this paragraph from?"):
@@ -394,7 +344,7 @@ class _Demo:
 
     def export(self) -> None:
         with self.phase("Exporting a SavedModel that takes raw strings"):
-            from .saved_model import export
+            from ..saved_model import export
 
             self.served = Path(
                 export(
@@ -440,46 +390,21 @@ class _Demo:
 
     def draw_curves(self) -> None:
         with self.phase("Drawing the loss curves"):
-            from matplotlib.backends.backend_agg import FigureCanvasAgg
-            from matplotlib.figure import Figure
-
-            figure = Figure(figsize=(9, 3.5), layout="constrained")
-            FigureCanvasAgg(figure)
-            curves = {
-                "masked LM, PyTorch": self.summary.pretraining_loss,
-                "chapters, Keras": self.summary.finetuning_loss,
-            }
-            for axes, (title, losses) in zip(figure.subplots(1, 2), curves.items(), strict=True):
-                width = max(1, len(losses) // 50)
-                smooth = np.convolve(losses, np.ones(width) / width, "valid")
-                axes.plot(losses, color="tab:blue", alpha=0.25)
-                axes.plot(np.arange(len(smooth)) + width - 1, smooth, color="tab:blue")
-                axes.set(title=title, xlabel="step", ylabel="training loss")
-                axes.grid(alpha=0.3)
-            figure.savefig(self.folder / CURVE, dpi=120)
-
-    def write_summary(self) -> None:
-        text = json.dumps(asdict(self.summary), indent=2) + "\n"
-        (self.folder / SUMMARY).write_text(text, encoding="utf-8")
+            self.draw(
+                {
+                    "masked LM, PyTorch": self.summary.pretraining_loss,
+                    "chapters, Keras": self.summary.finetuning_loss,
+                }
+            )
 
     def finish(self) -> None:
-        self.write_summary()
-        times = Table("step", "seconds", box=box.SIMPLE, title="Time", title_justify="left")
-        times.columns[1].justify = "right"
-        for title, seconds in self.summary.seconds.items():
-            times.add_row(title, f"{seconds:.1f}")
-        times.add_row("[bold]all[/]", f"[bold]{sum(self.summary.seconds.values()):.1f}[/]")
-        self.console.print(times)
-        results = Table("result", "", box=box.SIMPLE, title="Summary", title_justify="left")
-        loss = self.summary.held_out_loss
-        results.add_row("masked LM, held-out loss", f"{loss['before']:.2f} → {loss['after']:.2f}")
-        results.add_row(
-            "chapter, held-out accuracy",
-            f"{self.summary.accuracy:.1%} of {len(self.held_out)} "
-            f"(largest chapter {self.summary.majority:.1%})",
-        )
-        for name, difference in self.summary.differences.items():
-            results.add_row(f"largest difference, {name}", f"{difference:.1e}")
-        for name in ("pretrained", "classifier", "serving", CURVE, SUMMARY):
-            results.add_row("written", escape(str(self.folder / name)))
-        self.console.print(results)
+        loss, accuracy = self.summary.held_out_loss, self.summary.accuracy
+        results = [
+            ("masked LM, held-out loss", f"{loss['before']:.2f} → {loss['after']:.2f}"),
+            (
+                "chapter, held-out accuracy",
+                f"{accuracy:.1%} of {len(self.held_out)} "
+                f"(largest chapter {self.summary.majority:.1%})",
+            ),
+        ]
+        self.print_end(results, ("pretrained", "classifier", "serving", CURVE, SUMMARY))

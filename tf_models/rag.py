@@ -1,0 +1,1025 @@
+"""RAG: a generator that reads passages which a question encoder finds.
+
+Paper: Lewis et al. 2020, "Retrieval-augmented generation for knowledge-intensive NLP tasks".
+Weights: facebook/rag-token-*, facebook/rag-sequence-*: DPR's question encoder and BART.
+The answer's probability is a sum over passages: of whole answers (RAG-Sequence) or of each token
+(RAG-Token), section 2.1. A question's passages are rows of the generator's batch, one after
+another.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Self
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from zoo import checks, pretrained
+from zoo.configs import RagConfig
+from zoo.generation import GenerationConfig
+from zoo.outputs import ModelOutput, RetrievAugLMMarginOutput, RetrievAugLMOutput
+
+from .auto import TFAutoModel, TFAutoModelForSeq2SeqLM
+from .bert import Cache
+from .generation import Prompt, StepOutput, TFGenerationMixin, TreeDecoder
+from .layers import dims
+from .losses import IGNORED
+from .modeling import TFPreTrainedModel, default
+
+
+class TFRagPreTrainedModel(TFPreTrainedModel):
+    """What the three models share: parts, and who is asked for what.
+
+    Args:
+        config: the configuration; by default made of those of the parts.
+        question_encoder: gives questions their vectors; by default a new one.
+        generator: an encoder with a decoder and a language-model head; by default a new one.
+        retriever: finds passages, see `zoo.retrieval.RagRetriever`; None where they are given.
+        kwargs: `dtype` (of new parts), `name`, `trainable`.
+    Raises:
+        ValueError: nothing to build from, or parts that do not fit.
+    """
+
+    config_class = RagConfig
+    base_model_prefix = "rag"
+    optional_weights = (r"\.final_logits_bias$", r"^generator\.lm_head\.", r"^ctx_encoder\.")
+    ignored_weights = (
+        r"\.bert_model\.pooler\.",
+        r"\.(en|de)coder\.version$",
+        r"\.EncDecAttention\.relative_attention_bias\.",
+    )
+
+    def set_retriever(self, retriever: Any) -> None:
+        """From now on passages are looked up with `retriever`."""
+        self.base_model.retriever = retriever
+
+    def set_context_encoder_for_training(self, ctx_encoder: TFPreTrainedModel) -> None:
+        """From now on the passages that were found are encoded anew, so that it learns too.
+
+        Args:
+            ctx_encoder: such as `TFDPRContextEncoder`; the retriever needs its tokenizer, see
+                `RagRetriever.set_ctx_encoder_tokenizer`.
+        """
+        for model in {id(x): x for x in (self, self.base_model)}.values():
+            model._tracker.unlock()  # of a model that is built already
+        self.base_model.context_encoder_training = True
+        self.base_model.ctx_encoder = ctx_encoder
+
+    def _parts(self) -> dict[str, TFPreTrainedModel]:
+        base = self.base_model
+        parts = {"question_encoder": base.question_encoder, "generator": base.generator}
+        ctx_encoder = getattr(base, "ctx_encoder", None)
+        return parts if ctx_encoder is None else {**parts, "ctx_encoder": ctx_encoder}
+
+    def get_encoder(self) -> keras.layers.Layer:
+        return self.base_model.generator.get_encoder()
+
+    def get_decoder(self) -> keras.layers.Layer:
+        return self.base_model.generator.get_decoder()
+
+    def get_input_embeddings(self) -> keras.layers.Embedding:
+        return self.base_model.generator.get_input_embeddings()
+
+    def set_input_embeddings(self, value: keras.layers.Embedding) -> None:
+        self.base_model.generator.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> keras.layers.Layer | None:
+        return self.base_model.generator.get_output_embeddings()
+
+    def set_output_embeddings(self, value: keras.layers.Layer) -> None:
+        self.base_model.generator.set_output_embeddings(value)
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None
+    ) -> keras.layers.Embedding:
+        """Gives the generator's vocabulary another size."""
+        generator = self.base_model.generator
+        embeddings = generator.resize_token_embeddings(new_num_tokens, pad_to_multiple_of)
+        if self.config.vocab_size is not None:
+            self.config.vocab_size = generator.config.vocab_size
+        self.train_function = self.test_function = self.predict_function = None
+        return embeddings
+
+    def tied_weights(self) -> dict[str, str]:
+        path = "" if self.base_model is self else f"{self.base_model_prefix}."
+        return {
+            f"{path}{name}.{alias}": f"{path}{name}.{source}"
+            for name, part in self._parts().items()
+            for alias, source in part.tied_weights().items()
+        }
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
+        """Recomputes each layer's activations in the backward pass, to save memory.
+
+        Args:
+            gradient_checkpointing_kwargs: PyTorch's options; TensorFlow has none and refuses any.
+        """
+        for part in self._parts().values():
+            part.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+
+    def gradient_checkpointing_disable(self) -> None:
+        for part in self._parts().values():
+            part.gradient_checkpointing_disable()
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        return any(part.is_gradient_checkpointing for part in self._parts().values())
+
+    @classmethod
+    def from_pretrained_question_encoder_generator(
+        cls,
+        question_encoder_pretrained_model_name_or_path: str | os.PathLike[str] | None = None,
+        generator_pretrained_model_name_or_path: str | os.PathLike[str] | None = None,
+        retriever: Any = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Joins two checkpoints.
+
+        Args:
+            question_encoder_pretrained_model_name_or_path: folder or repository of the encoder.
+            generator_pretrained_model_name_or_path: the same of the generator.
+            retriever: finds passages.
+            kwargs: `question_encoder_` or `generator_` and an argument of that part's
+                `from_pretrained`; `question_encoder_model`, `generator_model` for a part that is
+                there already; `dtype` and where to look on the hub, for both; `config`, or fields
+                of the whole configuration, such as `n_docs`.
+        """
+        places = {
+            "question_encoder": question_encoder_pretrained_model_name_or_path,
+            "generator": generator_pretrained_model_name_or_path,
+        }
+        config = kwargs.pop("config", None)
+        of_part, fields = pretrained.split_parts(places, kwargs)
+        autos = {"question_encoder": TFAutoModel, "generator": TFAutoModelForSeq2SeqLM}
+        models = []
+        for part, auto in autos.items():
+            model = of_part[part].pop("model", None)
+            models.append(model or auto.from_pretrained(places[part], **of_part[part]))
+        if config is None:
+            config = RagConfig.from_question_encoder_generator_configs(
+                *(model.config for model in models), **fields
+            )
+        elif fields:
+            config = type(config).from_dict(config.to_dict(), **fields)
+        return cls(config, *models, retriever=retriever)
+
+    def _token(self, name: str) -> int | None:
+        """A special token: the whole's, or else the generator's."""
+        own = getattr(self.config, name)
+        return getattr(self.config.generator, name) if own is None else own
+
+
+class Found(NamedTuple):
+    """Passages of a batch of questions, D of each.
+
+    Args:
+        doc_scores: `(batch, D)`.
+        context_input_ids, context_attention_mask: `(batch * D, length)`, what the generator reads.
+        embeds: `(batch, D, dimension)`, vectors of the passages.
+        ids: `(batch, D)`.
+        vectors: `(batch, dimension)`, of the questions.
+        question: what the question encoder returned.
+    """
+
+    doc_scores: Any
+    context_input_ids: Any | None
+    context_attention_mask: Any | None
+    embeds: Any | None = None
+    ids: Any | None = None
+    vectors: Any | None = None
+    question: ModelOutput | None = None
+
+
+@keras.saving.register_keras_serializable("tf_models")
+class TFRagModel(TFRagPreTrainedModel):
+    """The question encoder, the retriever and the generator; logits are those of each passage."""
+
+    def __init__(
+        self,
+        config: RagConfig | None = None,
+        question_encoder: TFPreTrainedModel | None = None,
+        generator: TFPreTrainedModel | None = None,
+        retriever: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        config = _config(config, question_encoder, generator)
+        if generator is not None:
+            kwargs.setdefault("dtype", generator.dtype_policy)
+        super().__init__(config, **kwargs)
+        if question_encoder is None:
+            question_encoder = TFAutoModel.from_config(
+                config.question_encoder, dtype=self.dtype_policy, name="question_encoder"
+            )
+        if generator is None:
+            generator = TFAutoModelForSeq2SeqLM.from_config(
+                config.generator, dtype=self.dtype_policy, name="generator"
+            )
+        checks.rag_parts(question_encoder, generator)
+        self.question_encoder, self.generator = question_encoder, generator
+        # One object each: what is changed in a part is changed in the whole.
+        config.question_encoder, config.generator = question_encoder.config, generator.config
+        self.retriever = retriever
+        self.ctx_encoder = None
+        self.context_encoder_training = False
+        self.post_init()
+
+    def find(
+        self,
+        input_ids: Any,
+        attention_mask: Any | None = None,
+        n_docs: int | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        training: bool | None = None,
+    ) -> Found:
+        """Looks passages up with the retriever; in a graph it is called in Python.
+
+        Args:
+            input_ids, attention_mask: `(batch, sequence)`, of the questions.
+            n_docs: how many passages for each; by default the configuration's.
+            output_attentions, output_hidden_states: of the question encoder.
+        """
+        n_docs = self.config.n_docs if n_docs is None else n_docs
+        question = self.question_encoder(
+            input_ids,
+            attention_mask,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+            training=training,
+        )
+        vectors = _vectors(question)
+        found = self._retrieved(input_ids, vectors, n_docs)
+        if self.context_encoder_training:
+            passages = self.ctx_encoder(
+                found["tokenized_doc_ids"],
+                found["tokenized_doc_attention_mask"],
+                return_dict=True,
+                training=training,
+            )
+            embeds = _vectors(passages)
+            embeds = ops.reshape(embeds, (-1, n_docs, embeds.shape[-1]))
+        else:
+            embeds = ops.cast(found["retrieved_doc_embeds"], vectors.dtype)
+        # Section 2.2: p(z|x) is proportional to the exponential of the inner product.
+        scores = ops.einsum("bh,bdh->bd", vectors, embeds)
+        return Found(
+            scores,
+            found["context_input_ids"],
+            found["context_attention_mask"],
+            embeds,
+            found["doc_ids"],
+            vectors,
+            question,
+        )
+
+    def _retrieved(self, input_ids: Any, vectors: Any, n_docs: int) -> dict[str, Any]:
+        """What the retriever says, as tensors."""
+        names = ["context_input_ids", "context_attention_mask", "retrieved_doc_embeds", "doc_ids"]
+        if self.context_encoder_training:
+            names += ["tokenized_doc_ids", "tokenized_doc_attention_mask"]
+
+        def look_up(input_ids: Any, vectors: Any) -> list[Any]:
+            prefix = self.generator.config.prefix
+            found = self.retriever(
+                input_ids, vectors, prefix=prefix, n_docs=n_docs, return_tensors="np"
+            )
+            if self.context_encoder_training:
+                checks.tokenized_passages(found)
+            return [found[name].astype(kind) for name, kind in zip(names, kinds, strict=True)]
+
+        floats = "retrieved_doc_embeds"
+        kinds = ["float32" if name == floats else "int64" for name in names]
+        inputs = (tf.convert_to_tensor(input_ids), tf.cast(vectors, tf.float32))
+        if tf.executing_eagerly():
+            arrays = map(tf.convert_to_tensor, look_up(*(x.numpy() for x in inputs)))
+        else:
+            arrays = tf.numpy_function(look_up, inputs, kinds)
+        found = dict(zip(names, arrays, strict=True))
+        for name, x in found.items():
+            if name == floats:
+                x.set_shape((vectors.shape[0], n_docs, vectors.shape[-1]))
+            elif name == "doc_ids":
+                x.set_shape((vectors.shape[0], n_docs))
+            else:
+                length = self.config.max_combined_length if "context" in name else None
+                x.set_shape((None, length))
+        return found
+
+    def call(
+        self,
+        input_ids: Any | None = None,
+        attention_mask: Any | None = None,
+        encoder_outputs: ModelOutput | tuple[Any, ...] | None = None,
+        decoder_input_ids: Any | None = None,
+        decoder_attention_mask: Any | None = None,
+        past_key_values: tuple[Cache, ...] | None = None,
+        doc_scores: Any | None = None,
+        context_input_ids: Any | None = None,
+        context_attention_mask: Any | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_retrieved: bool | None = None,
+        n_docs: int | None = None,
+        return_dict: bool | None = None,
+        training: bool | None = None,
+    ) -> RetrievAugLMOutput | tuple[Any, ...]:
+        """
+        Args:
+            input_ids: `(batch, sequence)`, questions; needed where passages are to be found.
+            attention_mask: `(batch, sequence)`; 1 attend, 0 do not.
+            encoder_outputs: of an earlier call of the generator's encoder, instead of what it
+                reads; the first is its last hidden states `(batch * D, length, hidden)`.
+            decoder_input_ids: `(batch, decoder_sequence)`; of all passages of a question.
+            decoder_attention_mask: `(batch, decoder_sequence)` with the past's positions.
+            past_key_values: of an earlier call; then only the new tokens are passed.
+            doc_scores: `(batch, D)`, of the passages; found by the retriever if not given.
+            context_input_ids, context_attention_mask: `(batch * D, length)`, what the generator
+                reads; made by the retriever if not given.
+            use_cache, output_attentions, output_hidden_states, output_retrieved, return_dict: what
+                to return; by default as the config says.
+            n_docs: D, how many passages for each question; by default the configuration's.
+        """
+        config = self.config
+        n_docs = config.n_docs if n_docs is None else n_docs
+        output_retrieved = default(output_retrieved, config.output_retrieved)
+        given = (context_input_ids, context_attention_mask, doc_scores)
+        retrieves = encoder_outputs is None and any(x is None for x in given)
+        if retrieves and self.retriever is not None:
+            checks.needed("questions to find passages for", input_ids=_shape(input_ids))
+            found = self.find(
+                input_ids, attention_mask, n_docs, output_attentions, output_hidden_states, training
+            )
+        else:
+            found = _given(doc_scores, context_input_ids, context_attention_mask, encoder_outputs)
+        checks.passages(n_docs, found.doc_scores.shape, _shape(found.context_input_ids))
+        decoder_input_ids, decoder_attention_mask = (
+            None if x is None else ops.repeat(x, n_docs, axis=0)
+            for x in (decoder_input_ids, decoder_attention_mask)
+        )
+        generated = self.generator(
+            input_ids=None if encoder_outputs is not None else found.context_input_ids,
+            attention_mask=found.context_attention_mask,
+            encoder_outputs=encoder_outputs,
+            decoder_input_ids=decoder_input_ids,
+            decoder_attention_mask=decoder_attention_mask,
+            past_key_values=past_key_values,
+            use_cache=default(use_cache, config.use_cache),
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+            training=training,
+        )
+        shown = output_retrieved and found.ids is not None
+        question = found.question
+        output = RetrievAugLMOutput(
+            generated.logits,
+            found.doc_scores,
+            generated.past_key_values,
+            found.embeds if shown else None,
+            found.ids if shown else None,
+            found.context_input_ids if shown else None,
+            found.context_attention_mask if shown else None,
+            found.vectors,
+            None if question is None else question.hidden_states,
+            None if question is None else question.attentions,
+            generated.encoder_last_hidden_state,
+            generated.encoder_hidden_states,
+            generated.encoder_attentions,
+            generated.decoder_hidden_states,
+            generated.decoder_attentions,
+            generated.cross_attentions,
+        )
+        return self._returned(output, return_dict)
+
+
+class TFRagForGeneration(TFRagPreTrainedModel):
+    """What the two models with a loss share.
+
+    In `fit` the loss is the mean over the batch, unless it is reduced to a sum.
+
+    Args:
+        config, question_encoder, generator, retriever, kwargs: as `TFRagModel` takes them.
+    """
+
+    def __init__(
+        self,
+        config: RagConfig | None = None,
+        question_encoder: TFPreTrainedModel | None = None,
+        generator: TFPreTrainedModel | None = None,
+        retriever: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        config = _config(config, question_encoder, generator)
+        if generator is not None:
+            kwargs.setdefault("dtype", generator.dtype_policy)
+        super().__init__(config, **kwargs)
+        self.rag = TFRagModel(
+            config, question_encoder, generator, retriever, dtype=self.dtype_policy, name="rag"
+        )
+        self.post_init()
+
+    @property
+    def question_encoder(self) -> TFPreTrainedModel:
+        return self.rag.question_encoder
+
+    @property
+    def generator(self) -> TFPreTrainedModel:
+        return self.rag.generator
+
+    @property
+    def retriever(self) -> Any:
+        return self.rag.retriever
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        return ops.mean(super().compute_loss(x, y, y_pred, sample_weight, training))
+
+    def _read_by_decoder(
+        self, labels: Any | None, decoder_input_ids: Any | None, use_cache: bool | None
+    ) -> tuple[Any | None, bool | None]:
+        """What the decoder reads, and whether it returns a cache."""
+        if labels is None:
+            return decoder_input_ids, use_cache
+        if decoder_input_ids is None:
+            ignored = ops.equal(labels, IGNORED)
+            decoder_input_ids = ops.where(ignored, self._token("pad_token_id"), labels)
+        return decoder_input_ids, False
+
+    def _targets(self, labels: Any) -> tuple[Any, Any]:
+        """What is to be predicted at each position, and where that counts, `(batch, sequence)`.
+
+        Labels are what the decoder reads, so it predicts those that follow.
+        """
+        pad = self._token("pad_token_id")
+        labels = tf.cast(labels, tf.int32)
+        following = tf.pad(labels[:, 1:], [[0, 0], [0, 1]], constant_values=pad)
+        counts = (following != pad) & (following != IGNORED)
+        return tf.where(counts, following, 0), counts
+
+    def _output(
+        self, loss: Any | None, found: RetrievAugLMOutput, return_dict: bool | None
+    ) -> RetrievAugLMMarginOutput | tuple[Any, ...]:
+        output = RetrievAugLMMarginOutput(loss=loss, **found)
+        return self._returned(output, return_dict)
+
+    def _find(
+        self,
+        input_ids: Any | None,
+        attention_mask: Any | None,
+        context_input_ids: Any | None,
+        context_attention_mask: Any | None,
+        doc_scores: Any | None,
+        n_docs: int,
+    ) -> Found:
+        """The passages to generate from, looked up where they are not given."""
+        if context_input_ids is None and self.retriever is not None:
+            checks.needed("questions to find passages for", input_ids=_shape(input_ids))
+            found = self.rag.find(input_ids, attention_mask, n_docs)
+        else:
+            if context_attention_mask is None and context_input_ids is not None:
+                is_text = ops.not_equal(context_input_ids, self._token("pad_token_id"))
+                context_attention_mask = ops.cast(is_text, "int32")
+            found = _given(doc_scores, context_input_ids, context_attention_mask, None)
+        checks.passages(n_docs, found.doc_scores.shape, _shape(found.context_input_ids))
+        return found
+
+
+@keras.saving.register_keras_serializable("tf_models")
+class TFRagSequenceForGeneration(TFRagForGeneration):
+    """RAG-Sequence: an answer's probability is summed over passages as a whole."""
+
+    def get_nll(
+        self,
+        seq_logits: Any,
+        doc_scores: Any,
+        target: Any,
+        reduce_loss: bool = False,
+        epsilon: float = 0.0,
+        exclude_bos_score: Any = False,
+        n_docs: int | None = None,
+    ) -> Any:
+        """Minus the log probability of answers (section 2.1, RAG-Sequence).
+
+        Args:
+            seq_logits: `(batch * D, sequence, vocab)`, of each passage.
+            doc_scores: `(batch, D)`.
+            target: `(batch, sequence)`, what the decoder read.
+            reduce_loss: whether to sum over the batch.
+            epsilon: label smoothing.
+            exclude_bos_score: whether a first token that is the bos token does not count (but in
+                the smoothing, as published); for all, or `(batch,)`. Every row is looked at by
+                itself.
+            n_docs: D.
+        Returns:
+            `(batch,)`, or a scalar if reduced.
+        """
+        n_docs = self.config.n_docs if n_docs is None else n_docs
+        labels, counts = self._targets(target)
+        # (batch, D, sequence, vocab)
+        logits = _of_passages(seq_logits, n_docs)
+        passages = tf.nn.log_softmax(tf.cast(doc_scores, tf.float32))
+        # As published the passage's probability comes in with the second token.
+        enters = tf.cast(counts[:, 1:2], tf.float32)
+        bos = self._token("bos_token_id")
+        scored = counts
+        if exclude_bos_score is not False and bos is not None:
+            is_bos = (labels[:, 0] == bos) & exclude_bos_score
+            scored &= tf.concat([~is_bos[:, None], tf.ones_like(counts[:, 1:])], axis=1)
+        counts, scored = (tf.cast(x[:, None], tf.float32) for x in (counts, scored))
+        tokens = _log_probabilities(logits, labels[:, None])
+        found = tf.reduce_sum(tokens * scored, axis=2) + passages * enters
+        loss = -tf.reduce_logsumexp(found, axis=1)
+        if epsilon:
+            vocab = logits.shape[-1]
+            each = tf.reduce_sum(tf.nn.log_softmax(logits), axis=-1)
+            each = tf.reduce_sum(each * counts, axis=2) + vocab * passages * enters
+            smooth = -tf.reduce_logsumexp(each, axis=1)
+            loss = (1.0 - epsilon) * loss + epsilon / vocab * smooth
+        return tf.reduce_sum(loss) if reduce_loss else loss
+
+    def call(
+        self,
+        input_ids: Any | None = None,
+        attention_mask: Any | None = None,
+        encoder_outputs: ModelOutput | tuple[Any, ...] | None = None,
+        decoder_input_ids: Any | None = None,
+        decoder_attention_mask: Any | None = None,
+        past_key_values: tuple[Cache, ...] | None = None,
+        context_input_ids: Any | None = None,
+        context_attention_mask: Any | None = None,
+        doc_scores: Any | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_retrieved: bool | None = None,
+        exclude_bos_score: bool | None = None,
+        reduce_loss: bool | None = None,
+        labels: Any | None = None,
+        n_docs: int | None = None,
+        return_dict: bool | None = None,
+        training: bool | None = None,
+    ) -> RetrievAugLMMarginOutput | tuple[Any, ...]:
+        """As `TFRagModel`, and:
+
+        Args:
+            exclude_bos_score, reduce_loss: of the loss, see `get_nll`; by default as the config
+                says.
+            labels: `(batch, sequence)`, answers with the decoder's start token in front, as the
+                decoder reads them; padding and -100 are left out of the loss.
+        """
+        config = self.config
+        decoder_input_ids, use_cache = self._read_by_decoder(labels, decoder_input_ids, use_cache)
+        found = self.rag(
+            input_ids, attention_mask, encoder_outputs, decoder_input_ids, decoder_attention_mask,
+            past_key_values, doc_scores, context_input_ids, context_attention_mask, use_cache,
+            output_attentions, output_hidden_states, output_retrieved, n_docs, return_dict=True,
+            training=training,
+        )  # fmt: skip
+        loss = None
+        if labels is not None:
+            loss = self.get_nll(
+                found.logits,
+                found.doc_scores,
+                labels,
+                reduce_loss=default(reduce_loss, config.reduce_loss),
+                epsilon=config.label_smoothing,
+                exclude_bos_score=default(exclude_bos_score, config.exclude_bos_score),
+                n_docs=n_docs,
+            )
+        return self._output(loss, found, return_dict)
+
+    def generate(
+        self,
+        input_ids: Any | None = None,
+        attention_mask: Any | None = None,
+        context_input_ids: Any | None = None,
+        context_attention_mask: Any | None = None,
+        doc_scores: Any | None = None,
+        do_deduplication: bool | None = None,
+        num_return_sequences: int | None = None,
+        num_beams: int | None = None,
+        n_docs: int | None = None,
+        **model_kwargs: Any,
+    ) -> Any:
+        """Answers questions by thorough decoding (section 2.5).
+
+        Each passage is generated from by itself; then all different answers to a question are
+        scored with all of its passages.
+
+        Args:
+            input_ids, attention_mask: `(batch, sequence)`, questions.
+            context_input_ids, context_attention_mask: `(batch * D, length)`, what the generator
+                reads; without them passages are looked up.
+            doc_scores: `(batch, D)`, with `context_input_ids`.
+            do_deduplication: whether equal answers count once; by default as the config says.
+            num_return_sequences: answers to each question; by default the configuration's.
+            num_beams: of the search with each passage; by default the configuration's.
+            n_docs: D, how many passages for each question; by default the configuration's.
+            model_kwargs: further arguments of the generator's `generate`.
+        Returns:
+            `(batch * num_return_sequences, length)`, best first, padded at the end.
+        Raises:
+            ValueError: fewer different answers than `num_return_sequences`.
+        """
+        config = self.config
+        n_docs = config.n_docs if n_docs is None else n_docs
+        checks.no_outputs_of_steps(model_kwargs)
+        returned = config.num_return_sequences if num_return_sequences is None else (
+            num_return_sequences
+        )  # fmt: skip
+        beams = config.num_beams if num_beams is None else num_beams
+        found = self._find(
+            input_ids, attention_mask, context_input_ids, context_attention_mask, doc_scores, n_docs
+        )
+        sequences = self.generator.generate(
+            found.context_input_ids,
+            attention_mask=found.context_attention_mask,
+            num_beams=beams,
+            num_return_sequences=beams,
+            **model_kwargs,
+        )
+        count, length = n_docs * beams, dims(sequences)[1]
+        # (batch, D * beams, length)
+        candidates = tf.reshape(sequences, (-1, count, length))
+        losses = self._scorer(n_docs)(
+            candidates, found.context_input_ids, found.context_attention_mask, found.doc_scores
+        )
+        if default(do_deduplication, config.do_deduplication):
+            # Differs: a graph has one size, so an answer that came before stays and is not chosen.
+            same = tf.reduce_all(candidates[:, :, None] == candidates[:, None], axis=-1)
+            earlier = tf.range(count)[:, None] < tf.range(count)
+            repeated = tf.reduce_any(same & earlier, axis=1)
+            losses = tf.where(repeated, float("inf"), losses)
+            if tf.executing_eagerly():
+                for row, left in enumerate(tf.reduce_sum(tf.cast(~repeated, tf.int32), 1).numpy()):
+                    checks.enough_answers(returned, int(left), row)
+        checks.enough_answers(returned, count, 0)
+        best = tf.argsort(losses, axis=1, stable=True)[:, :returned]
+        answers = tf.gather(candidates, best, batch_dims=1)
+        return tf.reshape(answers, (-1, length))
+
+    def _scorer(self, n_docs: int) -> Callable[..., Any]:
+        """`_answer_losses`, in a graph of its own where it is called eagerly."""
+
+        def losses(candidates: Any, contexts: Any, mask: Any, doc_scores: Any) -> Any:
+            return self._answer_losses(candidates, contexts, mask, doc_scores, n_docs)
+
+        if not tf.executing_eagerly():
+            return losses
+        key = (n_docs, *(id(variable) for variable in self.variables))
+        made = vars(self).setdefault("_scorers", {})
+        if key not in made:
+            made[key] = tf.function(losses, autograph=False, reduce_retracing=True)
+        return made[key]
+
+    def _answer_losses(
+        self, candidates: Any, contexts: Any, mask: Any, doc_scores: Any, n_docs: int
+    ) -> Any:
+        """`(batch, candidates)`, of answers `(batch, candidates, length)` to each question.
+
+        Differs: PyTorch reads several candidates as one text; here they come one after the other,
+        and what they need of the passages is there once as well.
+        """
+        generator = self.generator
+        _, encoded = generator._encode({"input_ids": contexts, "attention_mask": mask}, {})
+        candidates = tf.cast(candidates, tf.int32)
+        length = dims(candidates)[2]
+        start = tf.repeat(candidates[:, 0, :1], n_docs, axis=0)
+        begun = generator._decode(start, None, tf.zeros((1, 1), tf.int32), None, encoded)
+        past = tuple(
+            (*(x[:, :, :0] for x in cache[:2]), *cache[2:]) for cache in begun.past_key_values
+        )
+        bos = self._token("bos_token_id")
+        first: Any = False
+        if bos is not None:
+            first = tf.reduce_all(candidates[:, :, 1] == bos, axis=1)
+
+        def loss(answers: Any) -> Any:
+            tokens = tf.repeat(answers, n_docs, axis=0)
+            decoded = generator._decode(tokens, None, tf.range(length)[None], past, encoded)
+            return self.get_nll(
+                decoded.logits, doc_scores, answers, exclude_bos_score=first, n_docs=n_docs
+            )
+
+        found = tf.map_fn(
+            loss,
+            tf.transpose(candidates, (1, 0, 2)),
+            parallel_iterations=1,
+            fn_output_signature=tf.TensorSpec((candidates.shape[0],), tf.float32),
+        )
+        return tf.transpose(found)
+
+
+class PassageDecoder(TreeDecoder):
+    """A step function that reads every beam with every passage and sums their probabilities.
+
+    Args:
+        generator: has `_decode`.
+        prompt: the tokens to start from, of each question.
+        beams, steps, flags: as `TreeDecoder` takes them.
+        encoded: inputs of `_decode`, and `doc_scores` `(batch, D)`.
+    """
+
+    def __init__(
+        self,
+        generator: TFGenerationMixin,
+        prompt: Prompt,
+        beams: int,
+        steps: Any,
+        encoded: Mapping[str, Any],
+        flags: Mapping[str, bool],
+    ) -> None:
+        encoded = dict(encoded)
+        self.passages = tf.nn.log_softmax(tf.cast(encoded.pop("doc_scores"), tf.float32))
+        self.n_docs = self.passages.shape[1]
+        super().__init__(generator, Prompt(*map(self._each, prompt)), beams, steps, encoded, flags)
+
+    def _each(self, x: Any | None) -> Any | None:
+        """The same for all passages of a question."""
+        return None if x is None else tf.repeat(x, self.n_docs, axis=0)
+
+    def _summed(self, output: StepOutput) -> StepOutput:
+        """Log probabilities `(batch, beams, vocab)` in the place of logits of each passage."""
+        return output._replace(logits=_marginal(output.logits, self.passages))
+
+    def start(self) -> tuple[StepOutput, Any]:
+        output, cache = super().start()
+        return self._summed(output), cache
+
+    def step(self, tokens: Any, origins: Any | None, made: Any, cache: Any) -> tuple[Any, Any]:
+        tokens, origins = self._each(tokens), self._each(origins)
+        output, cache = super().step(tokens, origins, made, cache)
+        return self._summed(output), cache
+
+
+@keras.saving.register_keras_serializable("tf_models")
+class TFRagTokenForGeneration(TFGenerationMixin, TFRagForGeneration):
+    """RAG-Token: the probability of each token of an answer is summed over passages."""
+
+    def marginalize(self, seq_logits: Any, doc_scores: Any, n_docs: int | None = None) -> Any:
+        """Log probabilities of tokens (section 2.1, RAG-Token).
+
+        Args:
+            seq_logits: `(batch * D, sequence, vocab)`, of each passage.
+            doc_scores: `(batch, D)`.
+            n_docs: D.
+        Returns:
+            `(batch, sequence, vocab)`.
+        """
+        return _marginal(seq_logits, tf.nn.log_softmax(tf.cast(doc_scores, tf.float32)))
+
+    def get_nll(
+        self,
+        seq_logits: Any,
+        doc_scores: Any,
+        target: Any,
+        reduce_loss: bool = False,
+        epsilon: float = 0.0,
+        n_docs: int | None = None,
+    ) -> Any:
+        """Minus the log probability of answers (section 2.1, RAG-Token).
+
+        Args:
+            seq_logits: `(batch * D, sequence, vocab)`, of each passage.
+            doc_scores: `(batch, D)`.
+            target: `(batch, sequence)`, what the decoder read.
+            reduce_loss: whether to sum over the batch.
+            epsilon: label smoothing.
+            n_docs: D.
+        Returns:
+            `(batch,)`, or a scalar if reduced.
+        """
+        n_docs = self.config.n_docs if n_docs is None else n_docs
+        labels, counts = self._targets(target)
+        counts = tf.cast(counts, tf.float32)
+        logits = _of_passages(seq_logits, n_docs)
+        passages = tf.nn.log_softmax(tf.cast(doc_scores, tf.float32))
+        tokens = _log_probabilities(logits, labels[:, None]) + passages[..., None]
+        loss = -tf.reduce_sum(tf.reduce_logsumexp(tokens, axis=1) * counts, axis=1)
+        if epsilon:
+            each = tf.reduce_sum(_marginal(seq_logits, passages), axis=-1)
+            smooth = -tf.reduce_sum(each * counts, axis=1)
+            loss = (1.0 - epsilon) * loss + epsilon / logits.shape[-1] * smooth
+        return tf.reduce_sum(loss) if reduce_loss else loss
+
+    def call(
+        self,
+        input_ids: Any | None = None,
+        attention_mask: Any | None = None,
+        encoder_outputs: ModelOutput | tuple[Any, ...] | None = None,
+        decoder_input_ids: Any | None = None,
+        decoder_attention_mask: Any | None = None,
+        past_key_values: tuple[Cache, ...] | None = None,
+        context_input_ids: Any | None = None,
+        context_attention_mask: Any | None = None,
+        doc_scores: Any | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_retrieved: bool | None = None,
+        do_marginalize: bool | None = None,
+        reduce_loss: bool | None = None,
+        labels: Any | None = None,
+        n_docs: int | None = None,
+        return_dict: bool | None = None,
+        training: bool | None = None,
+    ) -> RetrievAugLMMarginOutput | tuple[Any, ...]:
+        """As `TFRagModel`, and:
+
+        Args:
+            do_marginalize: whether the logits are log probabilities summed over passages,
+                `(batch, sequence, vocab)`; by default as the config says.
+            reduce_loss: of the loss, see `get_nll`; by default as the config says.
+            labels: `(batch, sequence)`, answers with the decoder's start token in front, as the
+                decoder reads them; padding and -100 are left out of the loss.
+        """
+        config = self.config
+        decoder_input_ids, use_cache = self._read_by_decoder(labels, decoder_input_ids, use_cache)
+        found = self.rag(
+            input_ids, attention_mask, encoder_outputs, decoder_input_ids, decoder_attention_mask,
+            past_key_values, doc_scores, context_input_ids, context_attention_mask, use_cache,
+            output_attentions, output_hidden_states, output_retrieved, n_docs, return_dict=True,
+            training=training,
+        )  # fmt: skip
+        loss = None
+        if labels is not None:
+            loss = self.get_nll(
+                found.logits,
+                found.doc_scores,
+                labels,
+                reduce_loss=default(reduce_loss, config.reduce_loss),
+                epsilon=config.label_smoothing,
+                n_docs=n_docs,
+            )
+        if default(do_marginalize, config.do_marginalize):
+            found.logits = self.marginalize(found.logits, found.doc_scores, n_docs)
+        return self._output(loss, found, return_dict)
+
+    def generate(
+        self,
+        input_ids: Any | None = None,
+        attention_mask: Any | None = None,
+        context_input_ids: Any | None = None,
+        context_attention_mask: Any | None = None,
+        doc_scores: Any | None = None,
+        n_docs: int | None = None,
+        generation_config: GenerationConfig | None = None,
+        prefix_allowed_tokens_fn: Callable[[int, Any], Any] | None = None,
+        logits_processor: Any = None,
+        stopping_criteria: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Answers questions; the next token's probability is summed over passages in every step.
+
+        Args:
+            input_ids, attention_mask: `(batch, sequence)`, questions.
+            context_input_ids, context_attention_mask: `(batch * D, length)`, what the generator
+                reads; without them passages are looked up.
+            doc_scores: `(batch, D)`, with `context_input_ids`.
+            n_docs: D, how many passages for each question; by default the configuration's.
+            generation_config, prefix_allowed_tokens_fn, logits_processor, stopping_criteria,
+                kwargs: as `TFGenerationMixin.generate` takes them.
+        Returns:
+            As `TFGenerationMixin.generate`; attentions and states have a row for each passage.
+        """
+        n_docs = self.config.n_docs if n_docs is None else n_docs
+        found = self._find(
+            input_ids, attention_mask, context_input_ids, context_attention_mask, doc_scores, n_docs
+        )
+        return super().generate(
+            found.context_input_ids,
+            generation_config,
+            logits_processor,
+            stopping_criteria,
+            prefix_allowed_tokens_fn,
+            attention_mask=found.context_attention_mask,
+            doc_scores=found.doc_scores,
+            **kwargs,
+        )
+
+    # For the engine every passage is a row of the encoder's batch, and every question one of the
+    # decoder's.
+
+    def _generation_inputs(self) -> tuple[str, ...]:
+        return (
+            "attention_mask", "doc_scores", "encoder_outputs", "decoder_input_ids",
+            "decoder_attention_mask",
+        )  # fmt: skip
+
+    def _max_positions(self) -> int | None:
+        return self.generator._max_positions()
+
+    def _prompted(
+        self, config: GenerationConfig, given: dict[str, Any]
+    ) -> tuple[dict[str, Any], Any]:
+        n_docs = given["doc_scores"].shape[1]
+        of_decoder = ("decoder_input_ids", "decoder_attention_mask")
+        given = {
+            name: tf.repeat(x, n_docs, axis=0) if name in of_decoder else x
+            for name, x in given.items()
+        }
+        given, prompt = super()._prompted(config, given)
+        given |= {name: given[name][::n_docs] for name in of_decoder if name in given}
+        return given, prompt[::n_docs]
+
+    def _source(self, given: Mapping[str, Any]) -> Any | None:
+        source = super()._source(given)
+        if source is None:
+            return None
+        return tf.reshape(source, (-1, given["doc_scores"].shape[1] * dims(source)[1]))
+
+    def _encode(
+        self, inputs: dict[str, Any], flags: Mapping[str, bool]
+    ) -> tuple[Any, dict[str, Any]]:
+        inputs = dict(inputs)
+        doc_scores = inputs.pop("doc_scores")
+        output, encoded = self.generator._encode(inputs, flags)
+        return output, {**encoded, "doc_scores": doc_scores}
+
+    def _step_function(
+        self,
+        prompt: Prompt,
+        beams: int,
+        steps: Any,
+        encoded: Mapping[str, Any],
+        flags: Mapping[str, bool],
+    ) -> PassageDecoder:
+        return PassageDecoder(self.generator, prompt, beams, steps, encoded, flags)
+
+
+def _config(config: RagConfig | None, question_encoder: Any, generator: Any) -> RagConfig:
+    if config is not None:
+        return config
+    checks.rag_parts(question_encoder, generator)
+    return RagConfig.from_question_encoder_generator_configs(
+        question_encoder.config, generator.config
+    )
+
+
+def _shape(x: Any | None) -> Any | None:
+    return None if x is None else x.shape
+
+
+def _vectors(output: ModelOutput) -> Any:
+    """The vector of each text: what is pooled, or the first token's last state."""
+    pooled = output.get("pooler_output")
+    return output[0][:, 0] if pooled is None else pooled
+
+
+def _given(
+    doc_scores: Any | None,
+    context_input_ids: Any | None,
+    context_attention_mask: Any | None,
+    encoder_outputs: Any,
+) -> Found:
+    """Passages that the caller gave."""
+    needed = {"doc_scores": _shape(doc_scores)}
+    if encoder_outputs is None:
+        needed["context_input_ids"] = _shape(context_input_ids)
+        needed["context_attention_mask"] = _shape(context_attention_mask)
+    checks.needed("it, or a retriever that finds passages", **needed)
+    return Found(doc_scores, context_input_ids, context_attention_mask)
+
+
+def _of_passages(logits: Any, n_docs: int) -> Any:
+    """`(batch * D, ...)` -> `(batch, D, ...)`, in float32."""
+    return tf.reshape(tf.cast(logits, tf.float32), (-1, n_docs, *dims(logits)[1:]))
+
+
+def _log_probabilities(logits: Any, labels: Any) -> Any:
+    """Log probabilities of labels, a table of the vocabulary's size neither made nor kept.
+
+    Args:
+        logits: `(batch, D, sequence, vocab)`.
+        labels: `(batch, 1, sequence)`.
+    Returns:
+        `(batch, D, sequence)`.
+    """
+    labels = tf.broadcast_to(labels, tf.shape(logits)[:-1])
+    return -tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+
+
+def _marginal(logits: Any, passages: Any) -> Any:
+    """Log probabilities, summed over passages.
+
+    Args:
+        logits: `(batch * D, ..., vocab)`.
+        passages: `(batch, D)`, log probabilities.
+    Returns:
+        `(batch, ..., vocab)`.
+    """
+    each = tf.nn.log_softmax(_of_passages(logits, passages.shape[1]))
+    return tf.reduce_logsumexp(each + passages[..., None, None], axis=1)

@@ -1,0 +1,525 @@
+"""What families with an encoder and a decoder of one vocabulary share: BART and T5.
+
+Source: Vaswani et al. 2017, section 3.1. A family says how a half embeds its tokens, which layers
+it has and what follows them; masks, caches, outputs and the hooks of generation are here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from zoo import checks
+from zoo.outputs import (
+    BaseModelOutput,
+    BaseModelOutputWithPastAndCrossAttentions,
+    CausalLMOutputWithCrossAttentions,
+    ModelOutput,
+    Seq2SeqLMOutput,
+    Seq2SeqModelOutput,
+)
+
+from .attention import (
+    AttentionBias,
+    Buffer,
+    attention_bias,
+    cached_length,
+    causal_mask,
+    layer_head_masks,
+)
+from .bert import Cache, run_layers
+from .generation import TFGenerationMixin
+from .layers import Embedding, Seeds, dims, replace_part
+from .losses import cross_entropy, shift_tokens_right
+from .modeling import TFPreTrainedModel, assert_values, default
+
+
+class Sizes(NamedTuple):
+    """The sizes of a half, under the names that `zoo.checks` looks for.
+
+    Args:
+        max_position_embeddings: the longest text, None where there is no such.
+        is_decoder: whether the half is a decoder, which has cross-attention.
+    """
+
+    hidden_size: int
+    num_attention_heads: int
+    num_hidden_layers: int
+    max_position_embeddings: int | None
+    is_decoder: bool
+
+    @property
+    def add_cross_attention(self) -> bool:
+        return self.is_decoder
+
+
+class TFStack(TFPreTrainedModel):
+    """An encoder, or a decoder with cross-attention.
+
+    A family provides `embed`, `layer_list`, and where it has them `bias` and `finish`.
+
+    Args:
+        config: of the whole model.
+        sizes: of this half.
+        embed_tokens: the table of words that the halves share.
+        layer_drop: how often a layer is left out in training.
+        kwargs: `dtype`, `name`, `trainable`.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        sizes: Sizes,
+        embed_tokens: Embedding,
+        layer_drop: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(config, **kwargs)
+        self.sizes = sizes
+        self.embed_tokens = embed_tokens
+        embed_tokens.shared = True  # several look up in it
+        self.layer_drop = layer_drop
+
+    def embed(self, words: Any, position_ids: Any, seeds: Seeds) -> Any:
+        """What the first layer gets: `(batch, sequence, hidden)` of embedded words."""
+        raise NotImplementedError(f"{type(self).__name__} does not define embed")
+
+    def words(self, input_ids: Any) -> Any:
+        """Embedded words, `(batch, sequence, hidden)`."""
+        return self.embed_tokens(input_ids)
+
+    def layer_list(self) -> list[Any]:
+        """The layers, which take and return what `bert.Layer` does, with a pair of head masks."""
+        raise NotImplementedError(f"{type(self).__name__} does not define layer_list")
+
+    def bias(
+        self, bias: AttentionBias | None, queries: Any, keys: Any, buffer: Buffer | None
+    ) -> AttentionBias | None:
+        """What is added to the scores of self-attention; of the buffer see
+        `attention.distances`."""
+        return bias
+
+    def finish(self, hidden: Any, seeds: Seeds) -> Any:
+        """What follows the layers."""
+        return hidden
+
+    def get_input_embeddings(self) -> keras.layers.Embedding:
+        return self.embed_tokens
+
+    def call(
+        self,
+        input_ids: Any | None = None,
+        attention_mask: Any | None = None,
+        encoder_hidden_states: Any | None = None,
+        encoder_attention_mask: Any | None = None,
+        inputs_embeds: Any | None = None,
+        head_mask: Any | None = None,
+        cross_attn_head_mask: Any | None = None,
+        past_key_values: tuple[Cache, ...] | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        position_ids: Any | None = None,
+        training: bool | None = None,
+    ) -> BaseModelOutputWithPastAndCrossAttentions | tuple[Any, ...]:
+        """
+        Args:
+            input_ids: `(batch, sequence)`.
+            attention_mask: `(batch, sequence)` with the past's positions, or
+                `(batch, sequence, keys)`; 1 attend, 0 do not.
+            encoder_hidden_states: `(batch, encoder_sequence, hidden)`, for cross-attention.
+            encoder_attention_mask: `(batch, encoder_sequence)`.
+            inputs_embeds: `(batch, sequence, hidden)`, instead of `input_ids`.
+            head_mask: `(heads,)` or `(layers, heads)`; 1 keep, 0 silence.
+            cross_attn_head_mask: the same for cross-attention.
+            past_key_values: of an earlier call; then only the new tokens are passed.
+            use_cache, output_attentions, output_hidden_states, return_dict: what to return;
+                by default as the config says.
+            position_ids: `(batch or 1, sequence)`.
+        """
+        config, sizes = self.config, self.sizes
+        decoder = sizes.is_decoder
+        use_cache = decoder and default(use_cache, config.use_cache)
+        if training and (self.gradient_checkpointing or self.layer_drop):
+            use_cache = False  # a cache is of all layers, and recomputation has none
+        output_attentions = default(output_attentions, config.output_attentions)
+        output_hidden_states = default(output_hidden_states, config.output_hidden_states)
+        past, buffer = 0, None
+        if past_key_values is not None:
+            checks.caches(sizes, past_key_values, encoder_hidden_states is not None)
+            keys = past_key_values[0][0]
+            past, buffer = (
+                cached_length(past_key_values),
+                keys if isinstance(keys, Buffer) else None,
+            )
+        tensors = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": None,
+            "position_ids": position_ids,
+            "head_mask": head_mask,
+            "inputs_embeds": inputs_embeds,
+            "encoder_hidden_states": encoder_hidden_states,
+            "encoder_attention_mask": encoder_attention_mask,
+        }
+        shapes = {name: None if x is None else x.shape for name, x in tensors.items()}
+        static_past = past if isinstance(past, int) else None
+        checks.encoder_inputs(sizes, sizes.hidden_size, static_past, **shapes)
+        if cross_attn_head_mask is not None:
+            checks.head_masks(sizes, cross_attn_head_mask=cross_attn_head_mask.shape)
+
+        seeds = self._seeds(training)
+        assert_values("input_ids", input_ids, self.embed_tokens.input_dim)
+        words = self.words(input_ids) if inputs_embeds is None else inputs_embeds
+        batch, sequence, _ = dims(words)
+        if position_ids is None:
+            position_ids = (ops.arange(sequence) + past)[None]
+        else:
+            limit = sizes.max_position_embeddings
+            assert_values("position_ids", position_ids, limit or 2**31)
+        embeddings = self.embed(words, position_ids, seeds)
+        alone = attention_mask is None and words.shape[1] == 1  # sees all that there is
+        if decoder and not alone and (attention_mask is None or len(attention_mask.shape) == 2):
+            if attention_mask is None:
+                attention_mask = ops.ones((batch, past + sequence), "int32")
+            attention_mask = causal_mask(attention_mask, sequence)
+        layers = self.layer_list()
+        masks = [layer_head_masks(mask, len(layers)) for mask in (head_mask, cross_attn_head_mask)]
+        keys = past + sequence if buffer is None else dims(buffer.memory)[2]
+        found = run_layers(
+            layers,
+            embeddings,
+            self.bias(attention_bias(attention_mask, self.compute_dtype), sequence, keys, buffer),
+            list(zip(*masks, strict=True)),
+            encoder_hidden_states,
+            attention_bias(encoder_attention_mask, self.compute_dtype),
+            past_key_values,
+            use_cache,
+            output_attentions,
+            output_hidden_states,
+            self._call_or_drop(training, seeds),
+            seeds,
+        )
+        last = self.finish(found.last_hidden_state, seeds)
+        states = found.hidden_states
+        output = BaseModelOutputWithPastAndCrossAttentions(
+            last,
+            found.past_key_values,
+            None if states is None else (*states[:-1], last),
+            found.attentions,
+            found.cross_attentions,
+        )
+        return self._returned(output, return_dict)
+
+    def _call_or_drop(self, training: bool | None, seeds: Seeds) -> Callable[..., Any]:
+        """How a layer is called: recomputed, or now and then left out, in training."""
+        call = self._layer_caller(training)
+        if not (training and self.layer_drop):
+            return call
+
+        def maybe(layer: Any, hidden: Any, *inputs: Any, **options: Any) -> tuple[Any, ...]:
+            found = call(layer, hidden, *inputs, **options)
+            # All layers run, so that data-parallel replicas agree on which gradients there are.
+            drawn = tf.random.stateless_uniform((), seeds.next(), alg="auto_select")
+            kept = ops.cast(drawn >= self.layer_drop, hidden.dtype)
+            return (hidden + kept * (found[0] - hidden), *found[1:])
+
+        return maybe
+
+
+class TFSeq2SeqPreTrainedModel(TFPreTrainedModel):
+    """Base of models whose base model has the parts `shared`, `encoder` and `decoder`."""
+
+    def get_encoder(self) -> TFStack:
+        return self.base_model.encoder
+
+    def get_decoder(self) -> TFStack:
+        return self.base_model.decoder
+
+    def _halves(self) -> list[TFStack]:
+        return [self.get_encoder(), self.get_decoder()]
+
+    def get_input_embeddings(self) -> keras.layers.Embedding:
+        return self.base_model.shared
+
+    def set_input_embeddings(self, value: keras.layers.Embedding) -> None:
+        value.shared = True
+        replace_part(self.base_model, "shared", value)
+        for half in self._halves():
+            replace_part(half, "embed_tokens", value)
+        self.tie_weights()
+
+    def tied_weights(self) -> dict[str, str]:
+        path = f"{self.base_model_prefix}." if self.base_model is not self else ""
+        halves = ("encoder", "decoder")[: len(self._halves())]
+        return {f"{path}{half}.embed_tokens.weight": f"{path}shared.weight" for half in halves}
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
+        """Recomputes each layer's activations in the backward pass, to save memory.
+
+        Args:
+            gradient_checkpointing_kwargs: PyTorch's options; TensorFlow has none and refuses any.
+        """
+        for half in self._halves():
+            half.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+
+    def gradient_checkpointing_disable(self) -> None:
+        for half in self._halves():
+            half.gradient_checkpointing_disable()
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        return any(half.is_gradient_checkpointing for half in self._halves())
+
+    def _decoder_ids(self, input_ids: Any | None, labels: Any | None) -> Any:
+        """What the decoder reads where it is not given: the labels, shifted right.
+
+        Raises:
+            ValueError: there are none.
+        """
+        checks.decoder_inputs(self.config, labels is not None)
+        config = self.config
+        return shift_tokens_right(labels, config.pad_token_id, config.decoder_start_token_id)
+
+    def _run(
+        self,
+        input_ids: Any | None,
+        attention_mask: Any | None,
+        decoder_input_ids: Any | None,
+        decoder_attention_mask: Any | None,
+        head_mask: Any | None,
+        decoder_head_mask: Any | None,
+        cross_attn_head_mask: Any | None,
+        encoder_outputs: ModelOutput | tuple[Any, ...] | None,
+        past_key_values: tuple[Cache, ...] | None,
+        inputs_embeds: Any | None,
+        decoder_inputs_embeds: Any | None,
+        labels: Any | None,
+        use_cache: bool | None,
+        output_attentions: bool | None,
+        output_hidden_states: bool | None,
+        training: bool | None,
+    ) -> tuple[ModelOutput, ModelOutput]:
+        """What the decoder and the encoder return."""
+        wanted = {
+            "output_attentions": output_attentions,
+            "output_hidden_states": output_hidden_states,
+            "return_dict": True,
+            "training": training,
+        }
+        if encoder_outputs is None:
+            encoder_outputs = self.get_encoder()(
+                input_ids,
+                attention_mask,
+                inputs_embeds=inputs_embeds,
+                head_mask=head_mask,
+                **wanted,
+            )
+        elif not isinstance(encoder_outputs, ModelOutput):
+            encoder_outputs = BaseModelOutput(*encoder_outputs)
+        if decoder_input_ids is None and decoder_inputs_embeds is None:
+            decoder_input_ids = self._decoder_ids(input_ids, labels)
+        decoded = self.get_decoder()(
+            decoder_input_ids,
+            decoder_attention_mask,
+            encoder_outputs[0],
+            attention_mask,
+            decoder_inputs_embeds,
+            decoder_head_mask,
+            cross_attn_head_mask,
+            past_key_values,
+            use_cache,
+            **wanted,
+        )
+        return decoded, encoder_outputs
+
+
+class TFSeq2SeqModel(TFSeq2SeqPreTrainedModel):
+    """An encoder and a decoder without a head."""
+
+    def call(
+        self,
+        input_ids: Any | None = None,
+        attention_mask: Any | None = None,
+        decoder_input_ids: Any | None = None,
+        decoder_attention_mask: Any | None = None,
+        head_mask: Any | None = None,
+        decoder_head_mask: Any | None = None,
+        cross_attn_head_mask: Any | None = None,
+        encoder_outputs: ModelOutput | tuple[Any, ...] | None = None,
+        past_key_values: tuple[Cache, ...] | None = None,
+        inputs_embeds: Any | None = None,
+        decoder_inputs_embeds: Any | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        training: bool | None = None,
+    ) -> Seq2SeqModelOutput | tuple[Any, ...]:
+        """
+        Args:
+            input_ids: `(batch, sequence)`, of the encoder.
+            attention_mask: `(batch, sequence)`; 1 attend, 0 do not; in both halves.
+            decoder_input_ids: `(batch, decoder_sequence)`.
+            decoder_attention_mask: `(batch, decoder_sequence)` with the past's positions.
+            head_mask, decoder_head_mask, cross_attn_head_mask: `(heads,)` or `(layers, heads)` of
+                the encoder, of the decoder and of its cross-attention; 1 keep, 0 silence.
+            encoder_outputs: of an earlier call, instead of the encoder's inputs; the first is its
+                last hidden states `(batch, sequence, hidden)`.
+            past_key_values: of an earlier call; then only the new tokens are passed.
+            inputs_embeds: `(batch, sequence, hidden)`, instead of `input_ids`.
+            decoder_inputs_embeds: the same for the decoder.
+            use_cache, output_attentions, output_hidden_states, return_dict: what to return;
+                by default as the config says.
+        """
+        decoded, encoded = self._run(
+            input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, head_mask,
+            decoder_head_mask, cross_attn_head_mask, encoder_outputs, past_key_values,
+            inputs_embeds, decoder_inputs_embeds, None, use_cache, output_attentions,
+            output_hidden_states, training,
+        )  # fmt: skip
+        output = Seq2SeqModelOutput(
+            decoded.last_hidden_state,
+            decoded.past_key_values,
+            decoded.hidden_states,
+            decoded.attentions,
+            decoded.cross_attentions,
+            encoded.last_hidden_state,
+            encoded.hidden_states,
+            encoded.attentions,
+        )
+        return self._returned(output, return_dict)
+
+
+class TFSeq2SeqLanguageModel(TFGenerationMixin, TFSeq2SeqPreTrainedModel):
+    """An encoder and a decoder that predicts the next token.
+
+    A family provides `lm_head`, or overrides `scores`.
+    """
+
+    caches_with_labels = True  # whether a call with labels returns a cache
+
+    def scores(self, hidden: Any) -> Any:
+        """`(batch, sequence, hidden)` -> `(batch, sequence, vocab)`."""
+        return self.lm_head(hidden)
+
+    def get_output_embeddings(self) -> keras.layers.Layer:
+        return self.lm_head
+
+    def set_output_embeddings(self, value: keras.layers.Layer) -> None:
+        replace_part(self, "lm_head", value)
+        self.tie_weights()
+
+    def tied_weights(self) -> dict[str, str]:
+        tied = super().tied_weights()
+        if self.config.tie_word_embeddings:
+            tied["lm_head.weight"] = next(iter(tied.values()))
+        return tied
+
+    def call(
+        self,
+        input_ids: Any | None = None,
+        attention_mask: Any | None = None,
+        decoder_input_ids: Any | None = None,
+        decoder_attention_mask: Any | None = None,
+        head_mask: Any | None = None,
+        decoder_head_mask: Any | None = None,
+        cross_attn_head_mask: Any | None = None,
+        encoder_outputs: ModelOutput | tuple[Any, ...] | None = None,
+        past_key_values: tuple[Cache, ...] | None = None,
+        inputs_embeds: Any | None = None,
+        decoder_inputs_embeds: Any | None = None,
+        labels: Any | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        training: bool | None = None,
+    ) -> Seq2SeqLMOutput | tuple[Any, ...]:
+        """As `TFSeq2SeqModel`, and:
+
+        Args:
+            labels: `(batch, decoder_sequence)`, what the decoder predicts at each position, not
+                shifted; -100 is left out of the loss. The decoder's inputs are made of them where
+                they are not given.
+        """
+        if labels is not None and not self.caches_with_labels:
+            use_cache = False
+        decoded, encoded = self._run(
+            input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, head_mask,
+            decoder_head_mask, cross_attn_head_mask, encoder_outputs, past_key_values,
+            inputs_embeds, decoder_inputs_embeds, labels, use_cache, output_attentions,
+            output_hidden_states, training,
+        )  # fmt: skip
+        logits = self.scores(decoded.last_hidden_state)
+        output = Seq2SeqLMOutput(
+            None if labels is None else cross_entropy(logits, labels),
+            logits,
+            decoded.past_key_values,
+            decoded.hidden_states,
+            decoded.attentions,
+            decoded.cross_attentions,
+            encoded.last_hidden_state,
+            encoded.hidden_states,
+            encoded.attentions,
+        )
+        return self._returned(output, return_dict)
+
+    def _generation_inputs(self) -> tuple[str, ...]:
+        return (
+            "attention_mask", "inputs_embeds", "encoder_outputs", "head_mask", "decoder_input_ids",
+            "decoder_attention_mask", "decoder_head_mask", "cross_attn_head_mask",
+        )  # fmt: skip
+
+    def _encode(
+        self, inputs: dict[str, Any], flags: Mapping[str, bool]
+    ) -> tuple[ModelOutput, dict[str, Any]]:
+        inputs = dict(inputs)
+        encoder_outputs = inputs.pop("encoder_outputs", None)
+        of_decoder = {
+            "head_mask": inputs.pop("decoder_head_mask", None),
+            "cross_attn_head_mask": inputs.pop("cross_attn_head_mask", None),
+            "encoder_attention_mask": inputs.get("attention_mask"),
+        }
+        if encoder_outputs is None:
+            encoder_outputs = self.get_encoder()(**inputs, **flags, return_dict=True)
+        elif not isinstance(encoder_outputs, ModelOutput):
+            encoder_outputs = BaseModelOutput(*encoder_outputs)
+        encoded = {"encoder_hidden_states": encoder_outputs[0]}
+        return encoder_outputs, encoded | {k: x for k, x in of_decoder.items() if x is not None}
+
+    def _decode(
+        self,
+        input_ids: Any,
+        attention_mask: Any | None,
+        position_ids: Any,
+        past_key_values: Any,
+        encoded: Mapping[str, Any],
+        **kwargs: Any,
+    ) -> CausalLMOutputWithCrossAttentions:
+        decoded = self.get_decoder()(
+            input_ids,
+            attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+            use_cache=True,
+            return_dict=True,
+            training=False,
+            **encoded,
+            **kwargs,
+        )
+        return CausalLMOutputWithCrossAttentions(
+            None,
+            self.scores(decoded.last_hidden_state),
+            decoded.past_key_values,
+            decoded.hidden_states,
+            decoded.attentions,
+            decoded.cross_attentions,
+        )

@@ -1,0 +1,65 @@
+"""Training data, plans, checkpoints and index refreshes, without a framework.
+
+A name is imported when it is first used; the loops are in `pt_models.realm_training` and
+`tf_models.realm_training`.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .batches import Candidates, InverseCloze, MaskedSpans, Questions
+    from .corpus import BlockCorpus, CorpusError, corpus_of
+    from .evidence import CorpusRetriever
+    from .plan import Plan
+    from .questions import Question, QuestionError, read_questions, split_questions
+    from .refresh import Refresher, RefreshError
+    from .spans import find_spans
+    from .state import TrainingError
+    from .vocabulary import train_tokenizer
+
+__all__ = [
+    "BlockCorpus",
+    "Candidates",
+    "CorpusError",
+    "CorpusRetriever",
+    "InverseCloze",
+    "MaskedSpans",
+    "Plan",
+    "Question",
+    "QuestionError",
+    "Questions",
+    "RefreshError",
+    "Refresher",
+    "TrainingError",
+    "corpus_of",
+    "find_spans",
+    "read_questions",
+    "split_questions",
+    "train_tokenizer",
+]
+
+_MODULES = {
+    "batches": ("Candidates", "InverseCloze", "MaskedSpans", "Questions"),
+    "corpus": ("BlockCorpus", "CorpusError", "corpus_of"),
+    "evidence": ("CorpusRetriever",),
+    "plan": ("Plan",),
+    "questions": ("Question", "QuestionError", "read_questions", "split_questions"),
+    "refresh": ("RefreshError", "Refresher"),
+    "spans": ("find_spans",),
+    "state": ("TrainingError",),
+    "vocabulary": ("train_tokenizer",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

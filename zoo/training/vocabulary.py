@@ -1,0 +1,96 @@
+"""A WordPiece vocabulary of one's own text.
+
+Source: Wu et al. 2016, section 4.1; learned by merging the pair that occurs most often, as
+SentencePiece does it. The trainer of the `tokenizers` library breaks ties at random, so that no
+two runs of it agree.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_START = "\u2581"  # marks the first piece of a word in SentencePiece
+_LINE = 100  # words; SentencePiece leaves out long lines
+
+
+def train_tokenizer(
+    texts: Iterable[str],
+    folder: str | os.PathLike[str],
+    vocab_size: int = 30522,
+    *,
+    do_lower_case: bool = True,
+) -> Any:
+    """Learns a vocabulary and saves REALM's tokenizer with it.
+
+    The same texts give the same vocabulary, in which every character of theirs is a token, so that
+    none of their words is unknown.
+
+    Args:
+        texts: to learn from.
+        folder: for the tokenizer's files.
+        vocab_size: the most tokens, special ones included.
+        do_lower_case: whether text is lower-cased.
+
+    Returns:
+        `RealmTokenizerFast`.
+
+    Raises:
+        ValueError: no room for the characters of the texts, or no texts.
+    """
+    from ..tokenizers.realm import RealmTokenizerFast
+
+    tokens = _train(texts, vocab_size, do_lower_case)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    vocab_file = folder / "vocab.txt"
+    vocab_file.write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
+    tokenizer = RealmTokenizerFast(vocab_file=str(vocab_file), do_lower_case=do_lower_case)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def _train(texts: Iterable[str], vocab_size: int, lower_case: bool) -> list[str]:
+    """The tokens, special ones first."""
+    import sentencepiece
+    from tokenizers import normalizers, pre_tokenizers
+
+    normalizer = normalizers.BertNormalizer(lowercase=lower_case)
+    splitter = pre_tokenizers.BertPreTokenizer()
+    characters: set[str] = set()
+    model = io.BytesIO()
+
+    def cut() -> Iterator[str]:
+        for text in texts:
+            found = [w for w, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))]
+            characters.update(*found)
+            for start in range(0, len(found), _LINE):
+                yield " ".join(found[start : start + _LINE])
+
+    lines = list(cut())
+    if not lines:
+        raise ValueError("texts: there is nothing to learn a vocabulary from")
+    # Each character at the start of a word and within.
+    alone = [token for one in sorted(characters) for token in (one, f"##{one}")]
+    room = vocab_size - len(SPECIAL) - len(alone)
+    if room < 0:
+        raise ValueError(
+            f"vocab_size: received {vocab_size}, expected at least {len(SPECIAL) + len(alone)} for "
+            f"the {len(characters)} characters of the texts"
+        )
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_writer=model, model_type="bpe", vocab_size=vocab_size,
+        hard_vocab_limit=False, num_threads=1, minloglevel=2, bos_id=-1, eos_id=-1,
+        normalization_rule_name="identity", split_by_unicode_script=False, split_by_number=False,
+        character_coverage=1.0,
+    )  # fmt: skip
+    trained = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    pieces = (trained.id_to_piece(number) for number in range(1, trained.get_piece_size()))
+    learnt = (piece[1:] if piece.startswith(_START) else f"##{piece}" for piece in pieces)
+    known = {*alone, ""}
+    longer = [piece for piece in learnt if piece not in known]
+    return [*SPECIAL, *alone, *longer[:room]]
