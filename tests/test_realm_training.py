@@ -442,7 +442,7 @@ def test_another_tokenizer_is_refused(setting: Setting, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="corpus: expected one in a folder"):
         phases(TORCH).pretrain(
             embedder_of(TORCH, setting), encoder_of(TORCH, setting), memory, setting.tokenizer, 2,
-            batch_size=4,
+            batch_size=4, **LENGTHS,
         )  # fmt: skip
 
 
