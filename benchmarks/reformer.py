@@ -9,8 +9,8 @@
 
 Hidden 256, 4 heads of 64, feed-forward 512, local and LSH layers in turn, batch 1, no dropout,
 forward and backward. PYTHON is the interpreter of a virtual environment with the peer in it:
-transformers 4.40.2, and the newest. Contenders run in turn, each figure is the least processor
-time of `--rounds`. Tables are Markdown; run it on a quiet machine.
+transformers 4.40.2, and the newest. Contenders take turns, each in a process of its own; a figure
+is the least processor time of `--rounds`. Tables are Markdown; run it on a quiet machine.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = str(Path(__file__).resolve().parent.parent)
 VOCABULARY, PROMPT, NEW = 320, 512, 128
+FULL = "full attention"
 
 
 def fields(layers: int, length: int, hashes: int) -> dict:
@@ -156,7 +159,7 @@ def ablate(task: dict) -> None:
     """Takes out what is named; everything else stays."""
     from pt_models import layers, lsh_attention, reversible
 
-    without = task.get("without", "")
+    without = task["contender"].partition(" without ")[2]
     if without == "faster matrix products":
         layers.Linear.forward = layers.nn.Linear.forward
     elif without == "kept probabilities":
@@ -206,18 +209,17 @@ def ablate(task: dict) -> None:
         pt_models.reformer.chunked_attention = loop
 
 
-def contender(task: dict) -> dict:
-    """Runs a task; gives the least times and the peak of memory."""
-    name = task["contender"]
+def contender(task: dict) -> None:
+    """Runs a task whenever it is told to; prints times and the peak of memory."""
+    name = task["contender"].split(" without ")[0]
     if name.startswith("peer"):
         import transformers as library
 
-        config_library, version = library, library.__version__
+        config_library = library
     else:
         sys.path.insert(0, ROOT)
         import zoo as config_library
 
-        version = ""
         if name.startswith("pt"):
             import pt_models as library
 
@@ -227,52 +229,99 @@ def contender(task: dict) -> dict:
             keras_decode_step(task) if name.startswith("tf")
             else decode_step(library, config_library, task)
         )  # fmt: skip
-    elif name == "full attention":
+    elif name == FULL:
         step = full_attention_step(task)
     elif name.startswith("tf"):
         step = keras_step(task)
     else:
         step = torch_step(library, config_library, task)
     before = peak()
-    walls, processor = [], []
-    for _ in range(task["rounds"] + (task["rounds"] > 1)):  # the first warms up
+    for _ in sys.stdin:  # a line for a run
         wall, used = time.perf_counter(), time.process_time()
         step()
-        walls.append(time.perf_counter() - wall)
-        processor.append(time.process_time() - used)
-    return {
-        "wall": min(walls), "processor": min(processor), "before": before, "peak": peak(),
-        "version": version,
-    }  # fmt: skip
+        found = {"wall": time.perf_counter() - wall, "processor": time.process_time() - used}
+        print(json.dumps(found | {"before": before, "peak": peak()}), flush=True)
 
 
-def run(python: str, **task) -> dict | None:
-    """Runs a task in a process of its own, None where it fails (it may need too much memory)."""
-    threads = str(task["threads"])
-    environment = os.environ | {
-        "OMP_NUM_THREADS": threads,
-        "TF_NUM_INTRAOP_THREADS": threads,
-        "TF_NUM_INTEROP_THREADS": "1",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
-    done = subprocess.run(
-        [python, __file__, "--task", json.dumps(task)],
-        capture_output=True, text=True, env=environment,
-    )  # fmt: skip
-    if done.returncode:
-        print(f"{task['contender']} failed: {done.stderr[-400:]}", file=sys.stderr)
+class Contender:
+    """A task in a process of its own."""
+
+    def __init__(self, python: str, task: dict) -> None:
+        threads = str(task["threads"])
+        environment = os.environ | {
+            "OMP_NUM_THREADS": threads,
+            "TF_NUM_INTRAOP_THREADS": threads,
+            "TF_NUM_INTEROP_THREADS": "1",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+        }
+        self.log = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            [python, __file__, "--task", json.dumps(task)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
+            text=True, env=environment,
+        )  # fmt: skip
+
+    def run(self) -> dict | None:
+        """Runs the task once, None where it fails (it may need too much memory)."""
+        try:
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return None
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
         return None
-    return json.loads(done.stdout.strip().splitlines()[-1])
+
+    def end(self) -> str:
+        """Ends it; returns what it had to say."""
+        self.process.communicate()
+        self.log.seek(0)
+        return self.log.read() if self.process.returncode else ""
+
+
+def together(names: dict[str, str], rounds: int, task: dict) -> dict[str, dict | None]:
+    """Contenders take turns, round by round; the first one warms up. The least of each figure.
+
+    Where it is about memory, that is one round and no others beside it.
+    """
+    alone = rounds == 1
+    running = {} if alone else {name: Contender(python, task | {"contender": name})
+                                for name, python in names.items()}  # fmt: skip
+    found: dict[str, list] = {name: [] for name in names}
+    for number in range(rounds + (not alone)):
+        for name, python in names.items():
+            one = Contender(python, task | {"contender": name}) if alone else running[name]
+            result = one.run()
+            if number or alone:
+                found[name].append(result)
+            if alone or number == rounds:
+                if words := one.end():
+                    print(f"{name} failed: {words[-400:]}", file=sys.stderr)
+    return {
+        name: None if None in results else {
+            "wall": min(x["wall"] for x in results),
+            "processor": min(x["processor"] for x in results),
+            "peak": max(x["peak"] for x in results),
+            "before": results[0]["before"],
+        }
+        for name, results in found.items()
+    }  # fmt: skip
 
 
 # Tables.
 
 
-def table(head: list[str], rows: list[list]) -> None:
-    print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
+def line(values: list) -> None:
+    cells = ["-" if x is None else f"{x:.2f}" if isinstance(x, float) else str(x) for x in values]
+    print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def table(head: list[str], rows: Iterable[list]) -> None:
+    line(head)
+    print("|---" * len(head) + "|", flush=True)
     for row in rows:
-        cells = ["-" if x is None else f"{x:.2f}" if isinstance(x, float) else str(x) for x in row]
-        print("| " + " | ".join(cells) + " |", flush=True)
+        line(row)
     print()
 
 
@@ -290,34 +339,32 @@ def ratio(theirs: dict | None, ours: dict | None, key: str) -> float | None:
 
 def compare(options: argparse.Namespace, cases: list[dict], key: str, unit: str) -> None:
     names = contenders(options)
-    rows = []
-    for case in cases:
-        found = {
-            name: run(python, contender=name, threads=options.threads, **case)
-            for name, python in names.items()
-        }
-        label = ", ".join(f"{k} {case[k]}" for k in ("length", "layers", "hashes") if k in case)
-        values = [None if x is None else x[key] for x in found.values()]
-        ratios = [
-            ratio(found[name], found["pt"], key) if "pt" in found else None
-            for name in names if name != "pt"
-        ]  # fmt: skip
-        rows.append([label, *values, *ratios])
+
+    def rows() -> Iterator[list]:
+        for case in cases:
+            found = together(names, options.rounds, {"threads": options.threads} | case)
+            label = ", ".join(f"{k} {case[k]}" for k in ("length", "layers", "hashes") if k in case)
+            values = [None if x is None else x[key] for x in found.values()]
+            ratios = [
+                ratio(found[name], found["pt"], key) if "pt" in found else None
+                for name in names if name != "pt"
+            ]  # fmt: skip
+            yield [label, *values, *ratios]
+
     head = [f"{name} {unit}" for name in names]
-    table(["case", *head, *(f"{name} / pt" for name in names if name != "pt")], rows)
+    table(["case", *head, *(f"{name} / pt" for name in names if name != "pt")], rows())
 
 
 def scaling(options: argparse.Namespace) -> None:
-    names = contenders(options) | {"full attention": sys.executable}
+    names = contenders(options) | {FULL: sys.executable}
     seconds: dict[str, list[float | None]] = {name: [] for name in names}
     for length in options.lengths:
-        for name, python in names.items():
-            squared = name == "full attention" and length > 16384
-            found = None if squared else run(
-                python, contender=name, threads=options.threads, task="time", layers=6,
-                length=length, hashes=options.hashes[0], rounds=options.rounds,
-            )  # fmt: skip
-            seconds[name].append(None if found is None else found["processor"])
+        able = {n: python for n, python in names.items() if n != FULL or length <= 16384}
+        task = {"task": "time", "layers": 6, "length": length, "hashes": options.hashes[0]}
+        found = together(able, options.rounds, task | {"threads": options.threads})
+        for name in names:
+            one = found.get(name)
+            seconds[name].append(None if one is None else one["processor"])
     rows = []
     for name, times in seconds.items():
         growth = []
@@ -359,25 +406,20 @@ def ablation(options: argparse.Namespace) -> None:
         "", "faster matrix products", "kept probabilities", "kept sort and sums", "tiles",
         "one pass for all hashes",
     ]  # fmt: skip
+    names = {f"pt without {part}" if part else "pt": sys.executable for part in parts}
     for hashes in options.hashes:
-        rows, whole = [], 0.0
-        for part in parts:
-            found = run(
-                sys.executable, contender="pt", threads=options.threads, task="time", layers=6,
-                length=options.lengths[0], hashes=hashes, rounds=options.rounds, without=part,
-            )  # fmt: skip
-            if found:
-                whole = whole if part else found["processor"]
-                slower = found["processor"] / whole
-                rows.append([part and f"without {part}" or "all", found["processor"], slower,
-                             found["peak"]])  # fmt: skip
+        task = {"task": "time", "layers": 6, "length": options.lengths[0], "hashes": hashes}
+        found = together(names, options.rounds, task | {"threads": options.threads})
+        rows = [
+            [name, x["processor"], x["processor"] / found["pt"]["processor"], x["peak"]]
+            for name, x in found.items() if x and found["pt"]
+        ]  # fmt: skip
         table([f"{options.lengths[0]} tokens, {hashes} hashes", "s", "times", "peak MB"], rows)
 
 
 def main() -> None:
     if "--task" in sys.argv:
-        print(json.dumps(contender(json.loads(sys.argv[sys.argv.index("--task") + 1]))))
-        return
+        return contender(json.loads(sys.argv[sys.argv.index("--task") + 1]))
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
         "what", choices=("time", "memory", "depth", "scaling", "ablation", "decode")
@@ -397,19 +439,21 @@ def main() -> None:
         for length in options.lengths
         for hashes in options.hashes
     ]
+    if options.what in ("memory", "depth"):
+        options.rounds = 1
     if options.what == "time":
-        cases = [{"task": "time", "rounds": options.rounds, **case} for case in grid]
+        cases = [{"task": "time", **case} for case in grid]
         compare(options, cases, "processor", "s")
     elif options.what == "memory":
-        compare(options, [{"task": "time", "rounds": 1, **case} for case in grid], "peak", "MB")
+        compare(options, [{"task": "time", **case} for case in grid], "peak", "MB")
     elif options.what == "depth":
         cases = [
-            {"task": "time", "rounds": 1, "layers": n, "length": options.lengths[-1], "hashes": 1}
+            {"task": "time", "layers": n, "length": options.lengths[-1], "hashes": 1}
             for n in options.depths
         ]
         compare(options, cases, "peak", "MB")
     elif options.what == "decode":
-        cases = [{"task": "decode", "rounds": options.rounds, "layers": 6, "hashes": 1}]
+        cases = [{"task": "decode", "layers": 6, "hashes": 1}]
         compare(options, cases, "processor", "s")
     elif options.what == "ablation":
         ablation(options)

@@ -33,12 +33,12 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """`(..., inputs)` -> `(..., outputs)`."""
         suits = (
-            x.dtype == self.weight.dtype == torch.float32
+            x.numel() >= ROWS * self.in_features
+            and x.dtype == self.weight.dtype == torch.float32
             and x.device.type == "cpu"
             and torch.backends.mkldnn.is_available()
             and not torch.is_autocast_enabled("cpu")
             and not torch.compiler.is_compiling()
-            and x.numel() >= ROWS * self.in_features
         )
         if not suits:
             return super().forward(x)

@@ -25,11 +25,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 # Scores that are there at a time: few enough to stay in a CPU's cache, many on an accelerator.
-TILE = {"cpu": 2**20}
+TILE = {"cpu": 2**19}
 LARGE_TILE = 2**27
 # What is taken off the score of a hidden key; and off that of a query's own, which is seen where
 # all others are hidden (twice that off the others then).
 HIDDEN, OWN = 1e9, 1e5
+LOG2_E = math.log2(math.e)
 NO_BUCKET = 2**62
 
 
@@ -238,6 +239,14 @@ def _gather(table: Tensor, rows: Tensor) -> Tensor:
     return table.index_select(0, rows)
 
 
+def _exp(x: Tensor) -> Tensor:
+    """The exponentials, in place. On a CPU `exp_` is slow where they are zero, as half of them are.
+
+    A power of two is not, and its argument is rounded where the result is next to nothing.
+    """
+    return x.mul_(LOG2_E).exp2_()
+
+
 def _scores(query: Tensor, key: Tensor, chunks: Chunks, tile: Tile) -> tuple[Tensor, Tensor | None]:
     """Scores `(windows, chunk, width)` in float32, and which queries see a key, None for all.
 
@@ -290,8 +299,8 @@ class Memo:
 
     Args:
         order: int32 `(batch, heads, hashes * sequence)`, of LSH attention.
-        sums: `(windows, chunk, 2)`; a query's highest score, and the logarithm of the sum of its
-            exponentials above that.
+        sums: `(windows, chunk, 2)`; a query's highest score in the window, and the logarithm of the
+            sum of its exponentials in all rounds above that.
     """
 
     def __init__(self) -> None:
@@ -374,23 +383,22 @@ class _ChunkedAttention(torch.autograd.Function):
             k = chunks.windows(_gather(keys, tile.rows), transposed=True)
             v = chunks.windows(_gather(values, tile.rows))
             scores, live = _scores(q, k, chunks, tile)
-            if known is not None:
-                highest, log_total = known[part].split(1, -1)
-                weights = scores.sub_(highest).sub_(log_total).exp_()
-            else:
-                highest = scores.amax(-1, keepdim=True)
-                weights = scores.sub_(highest).exp_()
+            # The same steps in either run: half precision would round others to another context.
+            highest = scores.amax(-1, keepdim=True) if known is None else known[part, :, :1]
+            weights = _exp(scores.sub_(highest))
+            if known is None:
                 # Rounded as the whole sum is, as published: where a query sees but itself, that is
                 # near minus a hundred thousand, and probabilities do not quite make one.
                 log_total = highest + weights.sum(-1, keepdim=True).log() - highest
                 sums[part] = torch.cat([highest, log_total], -1)
+            else:
+                log_total = known[part, :, 1:]
             kept = dropout.kept(weights, generator)
             dropped = weights if kept is None else weights * kept
+            total = log_total.exp()
+            found = torch.bmm(dropped.to(v.dtype), v).float().div_(total)
             if known is not None and any(ctx.needs_input_grad):
-                kept_weights.append((weights, live))
-            found = torch.bmm(dropped.to(v.dtype), v).float()
-            if known is None:
-                found.div_(log_total.exp())
+                kept_weights.append((weights.div_(total), live))
             context.index_add_(0, own_rows[part].flatten(), found.flatten(0, 1))
         context = context[:-1]
         if rounds > 1:
@@ -428,7 +436,7 @@ class _ChunkedAttention(torch.autograd.Function):
             else:
                 scores, live = _scores(q, chunks.windows(around, transposed=True), chunks, tile)
                 highest, log_total = sums[part].split(1, -1)
-                weights = scores.sub_(highest).sub_(log_total).exp_()
+                weights = _exp(scores.sub_(highest).sub_(log_total))
             kept = dropout.kept(weights, generator)
             dropped = (weights if kept is None else weights * kept).to(v.dtype)
             dv.index_add_(0, rows, _spread(dropped, du, chunks))
@@ -484,7 +492,8 @@ def _joined(context: Tensor, sums: Tensor, own_rows: Tensor) -> tuple[Tensor, Te
         sums: `(windows, chunk, 2)`, each round's.
         own_rows: `(windows, chunk)`, in a table of each round.
     Returns:
-        `(rows, head_dim)` and the sums of all rounds `(windows, chunk, 2)`.
+        `(rows, head_dim)` and the sums `(windows, chunk, 2)` of all rounds, each above the round's
+        own highest score.
     """
     rounds, size, _ = context.shape
     table = sums.new_empty(rounds * size + 1, 2)
@@ -493,9 +502,9 @@ def _joined(context: Tensor, sums: Tensor, own_rows: Tensor) -> tuple[Tensor, Te
     logs = table.sum(-1)
     log_total = logs.logsumexp(0)
     context = context.mul_((logs - log_total).exp()[..., None]).sum(0)
-    highest = table[..., 0].amax(0)
-    joined = torch.stack([highest, log_total - highest], -1)
-    return context, _gather(joined, own_rows.flatten() % size).view_as(sums)
+    highest = sums[..., 0]
+    joined = _gather(log_total, own_rows.flatten() % size).view_as(highest)
+    return context, torch.stack([highest, joined - highest], -1)
 
 
 # One position after another.
@@ -570,8 +579,12 @@ def look_back(
     Returns:
         `(rows, heads, head_dim)` and the scores `(rows, heads, n)`.
     """
-    index = places[..., None].expand(-1, -1, -1, key.shape[3])
-    keys, values = key.gather(2, index), value.gather(2, index)
+    rows, heads, capacity, width = key.shape
+    first = torch.arange(rows * heads, device=key.device).view(rows, heads, 1) * capacity
+    index = (places + first).flatten()  # whole rows of a table are quicker to gather
+    keys, values = (
+        _gather(x.flatten(0, 2), index).view(rows, heads, -1, width) for x in (key, value)
+    )
     scores = (keys @ query[..., None])[..., 0].float() - hidden
     weights = scores.softmax(-1).to(values.dtype)
     return (weights[:, :, None] @ values)[:, :, 0], scores

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,7 +50,10 @@ from .lsh_attention import (
     sorted_order,
 )
 from .modeling import PreTrainedModel, assert_values, default, logger
-from .reversible import Tape, run_reversible
+from .reversible import Tape, run_plainly, run_reversible
+
+# Numbers that a feed-forward network widens to at a time on a CPU.
+FEED_TILE = 2**20
 
 
 class Hashing(NamedTuple):
@@ -596,16 +600,29 @@ class ChunkReformerFeedForward(nn.Module):
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dense = ReformerFeedForwardDense(config)
         self.output = ReformerFeedForwardOutput(config)
+        self.width = config.feed_forward_size
         self.chunk_size = config.chunk_size_feed_forward
 
     def forward(self, hidden: Tensor, seeds: Sequence[int | None]) -> Tensor:
-        # Reformer, section 3: feed-forward layers work on one position at a time
-        pieces = hidden.split(self.chunk_size or hidden.shape[1], 1)
-        fed = [
-            self._feed(piece, [None if s is None else s + number for s in seeds])
-            for number, piece in enumerate(pieces)
-        ]
+        if hidden.shape[1] == 1:
+            return self._feed(hidden, seeds)
+        fed = [feed(hidden[:, part]) for part, feed in self.pieces(hidden, seeds)]
         return fed[0] if len(fed) == 1 else torch.cat(fed, 1)
+
+    def pieces(
+        self, hidden: Tensor, seeds: Sequence[int | None]
+    ) -> Iterator[tuple[slice, Callable[[Tensor], Tensor]]]:
+        """Slices of the positions, and what makes of one what is added to it."""
+        # Reformer, section 3: feed-forward layers work on one position at a time
+        batch, length, _ = hidden.shape
+        weight = self.layer_norm.weight
+        size = self.chunk_size or length
+        if not self.chunk_size and weight.dtype == torch.float32 and hidden.device.type == "cpu":
+            # As much as stays in a cache; sums of gradients in half precision would lose some.
+            size = max(FEED_TILE // (batch * self.width), 1)
+        for number, start in enumerate(range(0, length, size)):
+            own = [None if seed is None else seed + number for seed in seeds]
+            yield slice(start, start + size), partial(self._feed, seeds=own)
 
     def _feed(self, hidden: Tensor, seeds: Sequence[int | None]) -> Tensor:
         hidden = self.layer_norm(hidden.to(self.layer_norm.weight.dtype))
@@ -626,6 +643,11 @@ class ReformerLayer(nn.Module):
 
     def feed(self, hidden: Tensor, call: LayerCall) -> Tensor:
         return self.feed_forward(hidden, call.seeds[2:])
+
+    def pieces(
+        self, hidden: Tensor, call: LayerCall
+    ) -> Iterator[tuple[slice, Callable[[Tensor], Tensor]]]:
+        return self.feed_forward.pieces(hidden, call.seeds[2:])
 
 
 class ReformerEncoder(nn.Module):
@@ -657,8 +679,12 @@ class ReformerEncoder(nn.Module):
         states = [hidden]
         tape = Tape(sum(p.numel() for p in self.layers.parameters() if p.requires_grad))
         for number, (layer, call) in enumerate(zip(self.layers, calls, strict=True)):
-            keep = output_hidden_states or number == len(self.layers) - 1
-            x1, x2, memo = run_reversible(layer, number, x1, x2, call, tape, keep)
+            if layer is self.layers[-1]:
+                # Its backward pass is the first and would compute again at once what was dropped.
+                x1, x2, memo = run_plainly(layer, x1, x2, call)
+            else:
+                keep = output_hidden_states or layer is self.layers[-2]
+                x1, x2, memo = run_reversible(layer, number, x1, x2, call, tape, keep)
             if "buckets" in call.wants:
                 call.found["memo"] = memo
             if output_hidden_states:

@@ -9,6 +9,9 @@ grow with the number of layers:
             attend(x2)  feed(y1)
                  |        |
     x2 -----+----+-------(+)--> y2       y2 = x2 + feed(y1)         x1 = y1 - attend(x2)
+
+Differs: in Keras all layers are one function. Here each is, but for the last, which keeps its
+activations: its backward pass is the first and would compute them again at once.
 """
 
 from __future__ import annotations
@@ -74,20 +77,21 @@ def run_reversible(
             What is random in there comes from seeds in `call`, so that a second run draws it again.
         number: of the layer.
         x1, x2: `(batch, sequence, hidden)`.
-        keep: whether to keep the outputs: of the last layer, or of all if they are returned.
+        keep: whether to keep the outputs: they are returned, or a layer of another kind follows.
     Returns:
         y1, y2 and the memo.
     """
     parameters = [p for p in layer.parameters() if p.requires_grad]
     wanted = x1.requires_grad or x2.requires_grad or bool(parameters)
     if not (torch.is_grad_enabled() and wanted):
-        return _forward(layer, x1, x2, call)
+        return run_plainly(layer, x1, x2, call)
     memo: list[Any] = []
     y1, y2 = _Reversible.apply((layer, number, call, tape, keep, memo), x1, x2, *parameters)
     return y1, y2, memo[0]
 
 
-def _forward(layer: Any, x1: Tensor, x2: Tensor, call: Any) -> tuple[Tensor, Tensor, Any]:
+def run_plainly(layer: Any, x1: Tensor, x2: Tensor, call: Any) -> tuple[Tensor, Tensor, Any]:
+    """The same, with activations kept."""
     attended, memo = layer.attend(x2, call, None)
     y1 = x1 + attended
     del attended
@@ -103,7 +107,7 @@ class _Reversible(torch.autograd.Function):
         ctx.parameters, ctx.device = parameters, x1.device.type
         ctx.autocast = _autocast_state(ctx.device)
         with _autocast(ctx.device, ctx.autocast):
-            y1, y2, ctx.memo = _forward(ctx.layer, x1, x2, ctx.call)
+            y1, y2, ctx.memo = run_plainly(ctx.layer, x1, x2, ctx.call)
         memo.append(ctx.memo)
         if ctx.keep:
             ctx.save_for_backward(y1, y2)
@@ -114,19 +118,28 @@ class _Reversible(torch.autograd.Function):
     def backward(ctx: Any, dy1: Tensor, dy2: Tensor) -> tuple[Any, ...]:
         layer, call = ctx.layer, ctx.call
         y1, y2 = ctx.saved_tensors if ctx.keep else ctx.tape.take(ctx.number)
+        x2 = torch.empty_like(y2) if ctx.keep else y2
+        dx1, gradients = torch.empty_like(y1), [None] * len(ctx.parameters)
         with _autocast(ctx.device, ctx.autocast):
-            fed, dx, gradients = _gradients(lambda x: layer.feed(x, call), y1, dy2, ctx.parameters)
-            x2 = y2 - fed
-            dy1 = dy1 + dx
-            del y2, fed, dx
-            attended, dx, others = _gradients(
-                lambda x: layer.attend(x, call, ctx.memo)[0], x2, dy1, ctx.parameters
+            for part, feed in layer.pieces(y1, call):
+                fed, dx, found = _gradients(feed, y1[:, part], dy2[:, part], ctx.parameters)
+                torch.sub(y2[:, part], fed, out=x2[:, part])
+                torch.add(dy1[:, part], dx, out=dx1[:, part])
+                gradients = list(map(_sum, gradients, found))
+            del y2, fed, dx, found
+            attended, dx, found = _gradients(
+                lambda x: layer.attend(x, call, ctx.memo)[0], x2, dx1, ctx.parameters
             )
         if ctx.number:
-            ctx.tape.put(ctx.number - 1, y1 - attended, x2)
-        total = (y if x is None else x if y is None else x + y
-                 for x, y in zip(gradients, others, strict=True))  # fmt: skip
-        return None, dy1, dy2 + dx, *map(ctx.tape.lasting, total)
+            x1 = y1 - attended if ctx.keep else y1.sub_(attended)
+            ctx.tape.put(ctx.number - 1, x1, x2)
+        del attended
+        return None, dx1, dy2 + dx, *map(ctx.tape.lasting, map(_sum, gradients, found))
+
+
+def _sum(total: Tensor | None, more: Tensor | None) -> Tensor | None:
+    """Of what there is, in the place of the first."""
+    return more if total is None else total if more is None else total.add_(more)
 
 
 def _gradients(

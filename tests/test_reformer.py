@@ -73,7 +73,7 @@ def test_recorded_rotations(goldens: Path) -> None:
         assert randn(seed, value.shape).tobytes() == value.tobytes(), name
 
 
-@pytest.mark.parametrize("seed", [0, 7, -1, 2**31, 2**40 + 3, 2**64 - 1])
+@pytest.mark.parametrize("seed", [0, -1, 2**40 + 3, 2**64 - 1])
 def test_rotations_are_torch_s(seed: int) -> None:
     import torch
 
@@ -393,7 +393,7 @@ def plainly(framework: Framework, monkeypatch: pytest.MonkeyPatch) -> None:
         from pt_models import reformer, reversible
 
         def run(layer: Any, number: int, x1: Any, x2: Any, call: Any, tape: Any, keep: bool) -> Any:
-            return reversible._forward(layer, x1, x2, call)
+            return reversible.run_plainly(layer, x1, x2, call)
 
         monkeypatch.setattr(reformer, "run_reversible", run)
     else:
@@ -420,6 +420,11 @@ def seeded_gradients(framework: Framework, model: Any, inputs: Any) -> Any:
 def test_reversible_gradients_are_plain_ones(
     framework: Framework, dropout: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if framework is TORCH:  # several tiles, and pieces of the feed-forward networks
+        from pt_models import lsh_attention, reformer
+
+        monkeypatch.setitem(lsh_attention.TILE, "cpu", 1000)
+        monkeypatch.setattr(reformer, "FEED_TILE", 2 * 12 * 10)
     fields = DECODER | (DROPOUT if dropout else {}) | {"hash_seed": None if dropout else 5}
     if dropout and framework is KERAS:
         fields["hash_seed"] = 5
@@ -470,10 +475,10 @@ def test_gradients_of_single_layers() -> None:
     single.zero_grad()
     x = single.embeddings(TORCH.tensor(IDS), None, None, 0, [None, None])
     from pt_models.reformer import LayerCall
-    from pt_models.reversible import _forward
+    from pt_models.reversible import run_plainly
 
     call = LayerCall(None, None, 2, [None] * 4, frozenset())
-    _forward(single.encoder.layers[0], x, x, call)[1].square().sum().backward()
+    run_plainly(single.encoder.layers[0], x, x, call)[1].square().sum().backward()
     for name, parameter in single.named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(first[name], parameter.grad, rtol=1e-4, atol=1e-5)
@@ -486,11 +491,12 @@ def test_gradients_of_single_layers() -> None:
     torch.testing.assert_close(model.embeddings.word_embeddings.weight.grad, 2 * once)
 
 
-@pytest.mark.parametrize("layers", [["local"], ["lsh"], ["lsh", "local", "lsh"]], ids=str)
-def test_reversible_under_autocast(layers: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reversible_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second run rounds what the first did, or streams and gradients would drift apart."""
     import torch
 
-    model = build(TORCH, "ReformerModelWithLMHead", attn_layers=layers, num_hashes=1, **DECODER)
+    fields = DECODER | {"attn_layers": ["lsh", "local", "lsh", "local"]}
+    model = build(TORCH, "ReformerModelWithLMHead", **fields)
     inputs = {name: TORCH.tensor(x) for name, x in LM.items()}
 
     def gradients(inside: bool) -> dict[str, Any]:
@@ -509,9 +515,9 @@ def test_reversible_under_autocast(layers: list[str], monkeypatch: pytest.Monkey
         plain = gradients(False)
     for name, value in plain.items():
         assert value.dtype == torch.float32
-        scale = value.norm()
-        assert (found[name] - value).norm() < 0.15 * scale + 1e-4, name
-        torch.testing.assert_close(inside[name], found[name], rtol=1e-2, atol=1e-3)
+        # Streams differ by the rounding of float32, which moves a few numbers to the next bfloat16.
+        assert (found[name] - value).norm() < 5e-3 * value.norm() + 1e-6, name
+        torch.testing.assert_close(inside[name], found[name], rtol=1e-6, atol=1e-7)
 
 
 def test_half_precision_and_frozen_weights() -> None:
@@ -564,7 +570,7 @@ def test_data_parallel(tmp_path: Path) -> None:
         np.testing.assert_allclose(found[name].numpy(), value, 1e-4, 1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("compiler", [{}, {"jit_compile": True}], ids=["graph", "xla"])
+@pytest.mark.parametrize("compiler", [{"jit_compile": False}, {"jit_compile": True}], ids=str)
 def test_fit(compiler: dict[str, Any]) -> None:
     """The first loss is that of a step outside the graph, and training goes on from there."""
     import keras
@@ -618,7 +624,7 @@ def test_lengths_that_a_graph_does_not_know() -> None:
     function = tf.function(
         lambda ids: model(ids, use_cache=False, training=False).logits, input_signature=[spec]
     )
-    for length in (1, 3, 5, 8, 9, 29, 48):
+    for length in (1, 5, 9, 48):
         ids = IDS[:, :length]
         expected = KERAS.outputs(model, {"input_ids": ids})["logits"]
         np.testing.assert_allclose(function(tf.constant(ids)).numpy(), expected, 1e-4, 1e-5)
@@ -677,9 +683,9 @@ def test_cached_lsh_attention_is_uncached(framework: Framework) -> None:
 @both
 def test_caches_without_what_was_computed(framework: Framework) -> None:
     model = build(framework, "ReformerModelWithLMHead", **DECODER)
-    for first in (3, 8, 13, 21):
-        kept, one = stepwise(framework, model, IDS[:1, : first + 9], first, False)
-        stripped, other = stepwise(framework, model, IDS[:1, : first + 9], first, True)
+    for first in (3, 8, 13):
+        kept, one = stepwise(framework, model, IDS[:1, : first + 6], first, False)
+        stripped, other = stepwise(framework, model, IDS[:1, : first + 6], first, True)
         np.testing.assert_allclose(kept, stripped, 1e-4, 1e-5)
         assert_close(flat(other), flat(one), 1e-5)
     with pytest.raises(ValueError, match="expected one new token after them, got 2"):
@@ -723,7 +729,7 @@ def greedy(model: Any, ids: np.ndarray, steps: int) -> np.ndarray:
     return text
 
 
-@pytest.mark.parametrize("length", [1, 5, 8, 13, 26])
+@pytest.mark.parametrize("length", [1, 13])
 def test_generate_is_a_loop_over_caches(length: int) -> None:
     model = build(TORCH, "ReformerModelWithLMHead", **DECODER)
     expected = greedy(model, IDS[:, :length], 12)
@@ -751,7 +757,7 @@ def test_generated_rows_are_as_alone(framework: Framework) -> None:
             part = slice(width - length, None) if left else slice(0, length)
             ids[row, part], mask[row, part] = IDS[row, :length], 1
         inputs = [framework.tensor(x) for x in (ids, mask)]
-        for beams in (1, 3):
+        for beams in (1, 3) if left else (1,):
             found = model.generate(
                 inputs[0], attention_mask=inputs[1], max_new_tokens=7, num_beams=beams
             ).numpy()
@@ -769,12 +775,12 @@ def test_generated_rows_are_as_alone(framework: Framework) -> None:
 
 
 def test_generate_compiled() -> None:
-    model = build(KERAS, "ReformerModelWithLMHead", **DECODER)
+    model = build(KERAS, "ReformerModelWithLMHead", attn_layers=["local", "lsh"], **DECODER)
     ids = KERAS.tensor(IDS[:, :11])
     expected = model.generate(ids, max_new_tokens=6, output_hidden_states=True,
                               return_dict_in_generate=True)  # fmt: skip
     assert expected.hidden_states[0][0].shape == (2, 11, HIDDEN)
-    assert expected.hidden_states[1][3].shape == (2, 1, HIDDEN)
+    assert expected.hidden_states[1][2].shape == (2, 1, HIDDEN)
     found = model.generate(ids, max_new_tokens=6, jit_compile=True)
     np.testing.assert_array_equal(found.numpy(), expected.sequences.numpy())
 
@@ -896,7 +902,8 @@ def test_exported_text_is_generated_text(tmp_path: Path) -> None:
 
     from converters.saved_model import export
 
-    model = build(TORCH, "ReformerModelWithLMHead", vocab_size=258, **DECODER).eval()
+    fields = DECODER | {"attn_layers": ["lsh"], "vocab_size": 258}
+    model = build(TORCH, "ReformerModelWithLMHead", **fields).eval()
     tokenizer = ReformerByteTokenizer()
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")

@@ -10,8 +10,9 @@ grow with the number of layers:
                  |        |
     x2 -----+----+-------(+)--> y2       y2 = x2 + feed(y1)         x1 = y1 - attend(x2)
 
-Differs: PyTorch has a function for each layer, and hands the streams from one to the next. Here all
-layers are one function, as TensorFlow would keep what a layer's gradient is computed from.
+Differs: PyTorch has a function for each layer but the last, whose activations it keeps, and hands
+the streams from one to the next. Here all layers are one function, as TensorFlow would keep what a
+layer's gradient is computed from.
 """
 
 from __future__ import annotations
@@ -83,11 +84,23 @@ def _backward(
     for layer, call, memo in reversed(list(zip(layers, calls, memos, strict=True))):
         fed, dx, feeding = _gradients(partial(layer.feed, call=call), y1, dy2, variables)
         x2, dy1 = y2 - tf.cast(fed, y2.dtype), dy1 + dx
+        total = [_sum(parts) for parts in zip(total, feeding, strict=True)]
+        y1, x2, dy1, dy2 = _after(total, y1, x2, dy1, dy2)
         attend = partial(layer.attend, call=call, memo=memo)
         attended, dx, attending = _gradients(lambda x: attend(x)[0], x2, dy1, variables)  # noqa: B023
         y1, y2, dy2 = y1 - tf.cast(attended, y1.dtype), x2, dy2 + dx
-        total = [_sum(parts) for parts in zip(total, feeding, attending, strict=True)]
+        total = [_sum(parts) for parts in zip(total, attending, strict=True)]
+        y1, y2, dy1, dy2 = _after(total, y1, y2, dy1, dy2)
     return dy1 + dy2, total
+
+
+def _after(total: Sequence[Any], *streams: Any) -> list[Any]:
+    """The streams, when the gradients of variables are there.
+
+    These would be left to the end, and what they are made of would be kept for so long.
+    """
+    with tf.control_dependencies([x for x in total if x is not None]):
+        return [tf.identity(x) for x in streams]
 
 
 def _sum(parts: Sequence[Any]) -> Any:
