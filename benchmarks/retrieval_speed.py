@@ -1,12 +1,15 @@
 """Search by maximum inner product: our indexes, bare ScaNN and faiss in one run, on one thread.
 
     python benchmarks/retrieval_speed.py --rows 1000000 --dimension 128 [--leaves 2000]
+    python benchmarks/retrieval_speed.py --model demo_output/model --rows 100000
     python benchmarks/retrieval_speed.py --growth 100000,300000,1000000 --dimension 128
+    python benchmarks/retrieval_speed.py --rag --rows 1000000 --dimension 768 --leaves 1000
 
 Clustered unit vectors, queries from the same clusters. Processor time of a query, asked for one by
 one and in batches of 256, and recall@10 against exact search. Every engine shows the quickest of
 its settings that reaches a recall. `--growth` measures how building, memory and folder grow, and
-what that makes for the two published corpora.
+what that makes for the two published corpora. `--rag` measures what RAG's retriever adds to bare
+ScaNN of the same settings, given by hand, and puts faiss beside it.
 """
 
 from __future__ import annotations
@@ -69,6 +72,28 @@ def clustered(rows: int, dimension: int, seed: int, centres: int, noise: float) 
         block += directions[random.integers(centres, size=len(block))]
         block /= np.linalg.norm(block, axis=1, keepdims=True)
     return out
+
+
+def embedded(folder: str, rows: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
+    """REALM's vectors of the standard library's files, eight lines each, and of single lines."""
+    from pt_models import RealmForOpenQA
+    from pt_models.embedding import TextEmbedder
+    from zoo import AutoTokenizer
+
+    blocks: list[str] = []
+    for path in sorted(Path(os.__file__).parent.rglob("*.py")):
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        lines = [line for line in map(str.strip, lines) if len(line) > 20]
+        blocks += ["\n".join(lines[at : at + 8]) for at in range(0, len(lines) - 8, 8)]
+    random = np.random.default_rng(0)
+    chosen = random.permutation(len(blocks))
+    asked = [blocks[row].split("\n")[3] for row in chosen[:queries]]
+    with tempfile.TemporaryDirectory() as scratch:  # of the whole only the embedder
+        RealmForOpenQA.from_pretrained(folder).embedder.save_pretrained(scratch)
+        AutoTokenizer.from_pretrained(folder).save_pretrained(scratch)
+        embedder = TextEmbedder.from_pretrained(scratch, encoder="RealmEmbedder", max_length=112)
+        vectors = embedder.embed([blocks[row] for row in np.sort(chosen[:rows])])
+        return vectors, embedder.embed(asked)
 
 
 def measured(search: Callable[[np.ndarray], np.ndarray], queries: np.ndarray, truth: np.ndarray,
@@ -208,11 +233,16 @@ def overhead(index: Any, queries: np.ndarray, rounds: int = 15) -> tuple[float, 
 
 def compare(arguments: argparse.Namespace) -> None:
     rows, dimension = arguments.rows, arguments.dimension
+    if arguments.model:
+        vectors, queries = embedded(arguments.model, rows, arguments.queries + 2000)
+        queries, real = queries[: arguments.queries], queries[arguments.queries :]
+        rows, dimension = vectors.shape
+    else:
+        make = dict(centres=arguments.centres or rows // 100, noise=arguments.noise)
+        vectors = clustered(rows, dimension, 1, **make)
+        queries = clustered(arguments.queries, dimension, 2, **make)
+        real = clustered(2000, dimension, 3, **make)  # what the settings are tuned with
     leaves = arguments.leaves or round(2 * math.sqrt(rows))
-    make = dict(centres=arguments.centres or rows // 100, noise=arguments.noise)
-    vectors = clustered(rows, dimension, 1, **make)
-    queries = clustered(arguments.queries, dimension, 2, **make)
-    real = clustered(2000, dimension, 3, **make)  # what the settings are tuned with
     start = time.process_time()
     truth = exact_top(queries, vectors, K)[0]
     print(f"truth in {time.process_time() - start:.0f} s", flush=True)
@@ -316,6 +346,99 @@ def table(engines: dict[str, list[Point]], title: str) -> None:
             f"\nAt recall 0.95, over exact search: single {exact.single / best[0].single:.0f}x, "
             f"batch {exact.batch / best[1].batch:.0f}x."
         )
+
+
+def rag(arguments: argparse.Namespace) -> None:
+    """Five passages for a question: bare ScaNN, RAG's retriever over the same, and faiss."""
+    from scann.scann_ops.py.scann_ops_pybind import ScannSearcher
+
+    from zoo import BartConfig, DPRConfig, RagConfig, RagRetriever
+    from zoo.retrieval.rag import StoredIndex
+
+    k, rows, dimension = 5, arguments.rows, arguments.dimension
+    leaves = arguments.leaves or round(math.sqrt(rows))
+    make = dict(centres=arguments.centres or rows // 100, noise=arguments.noise)
+    vectors = clustered(rows, dimension, 1, **make)
+    queries = clustered(arguments.queries, dimension, 2, **make)
+    truth = exact_top(queries, vectors, k)[0]
+    settings = tuning.default_settings(rows, leaves=leaves)
+    start = time.process_time()
+    index = build_index(
+        vectors, settings=settings, leaves=arguments.looked, reorder=arguments.reorder
+    )
+    print(f"ScaNN: built in {time.process_time() - start:.0f} s", flush=True)
+    passages = [{"title": f"title {i}", "text": f"text {i}"} for i in range(1000)]
+
+    class Passages:
+        def __getitem__(self, id: int) -> dict[str, str]:
+            return passages[id % len(passages)]
+
+    config = RagConfig.from_question_encoder_generator_configs(
+        DPRConfig(), BartConfig(), retrieval_vector_size=dimension, retrieval_batch_size=BATCH
+    )
+    retriever = RagRetriever(config, None, None, index=StoredIndex(index, Passages()))
+    segment = index._state.parts[0].segment
+    bare = ScannSearcher(segment._searcher)
+    looked, reorder = segment.leaves, segment.reorder_for(k)
+    contenders: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "bare ScaNN": lambda asked: (
+            bare.search(asked[0], k, reorder, looked)[0][None]
+            if len(asked) == 1
+            else bare.search_batched(asked, k, reorder, looked)[0]
+        ),
+        "our index": lambda asked: index.search(asked, k)[0],
+        "RagRetriever.retrieve": lambda asked: retriever.retrieve(asked, k)[1],
+    }
+    contenders |= faiss_contenders(vectors, leaves, k)
+    print(f"\n### {k} of {rows:,} x {dimension}, {looked} of {leaves} leaves, {reorder}\n")
+    print("| engine | recall@5 | single ms | over bare | batch ms | over bare |")
+    print("|---|---|---|---|---|---|")
+    times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in contenders}
+    ones = [queries[row : row + 1] for row in range(min(100, len(queries)))]
+    for _ in range(arguments.rounds):
+        for name, search in contenders.items():
+            start = time.thread_time()
+            for one in ones:
+                search(one)
+            times[name][0].append((time.thread_time() - start) / len(ones))
+            start = time.thread_time()
+            for at in range(0, len(queries), BATCH):
+                search(queries[at : at + BATCH])
+            times[name][1].append((time.thread_time() - start) / len(queries))
+    first = times["bare ScaNN"]
+    for name, search in contenders.items():
+        batches = [search(queries[at : at + BATCH]) for at in range(0, len(queries), BATCH)]
+        row = [f"{tuning.recall(np.concatenate(batches), truth):.3f}"]
+        for mine, plain in zip(times[name], first, strict=True):
+            ratio = statistics.median(x / y for x, y in zip(mine, plain, strict=True))
+            row += [f"{1e3 * statistics.median(mine):.3f}", f"{ratio:.3f}"]
+        print("| " + " | ".join([name, *row]) + " |", flush=True)
+
+
+def faiss_contenders(vectors: np.ndarray, leaves: int, k: int) -> dict[str, Any]:
+    """Its fast-scan index, with as many lists as we have leaves, at three depths."""
+    try:
+        import faiss
+    except ImportError:
+        print("faiss is not installed: pip install faiss-cpu")
+        return {}
+    faiss.omp_set_num_threads(1)
+    dimension = vectors.shape[1]
+    scan = faiss.index_factory(
+        dimension, f"IVF{leaves},PQ{dimension // 2}x4fs,RFlat", faiss.METRIC_INNER_PRODUCT
+    )
+    start = time.process_time()
+    scan.train(vectors[: 40 * leaves])
+    scan.add(vectors)
+    print(f"faiss IVF fast-scan: built in {time.process_time() - start:.0f} s", flush=True)
+    inner = faiss.extract_index_ivf(scan)
+
+    def search(probes: int, asked: np.ndarray) -> np.ndarray:
+        inner.nprobe, scan.k_factor = probes, 10
+        return scan.search(asked, k)[1]
+
+    depths = [max(round(share * leaves), 1) for share in (0.01, 0.03, 0.1)]
+    return {f"faiss, {n} of {leaves} lists": functools.partial(search, n) for n in depths}
 
 
 def resident() -> int:
@@ -426,8 +549,13 @@ def main() -> None:
     parser.add_argument("--leaves", type=int, help="of the settings by hand and of faiss")
     parser.add_argument("--centres", type=int, help="clusters; by default rows / 100")
     parser.add_argument("--noise", type=float, default=1.2, help="length beside the centre's 1")
+    parser.add_argument("--model", help="folder of a RealmForOpenQA, whose vectors are searched")
     parser.add_argument("--without", default=[], type=lambda text: text.split(","),
                         help="some of plain, spherical, HNSW")  # fmt: skip
+    parser.add_argument("--rag", action="store_true", help="only what RAG's retriever adds")
+    parser.add_argument("--looked", type=int, default=30, help="leaves looked at, of --rag")
+    parser.add_argument("--reorder", type=int, default=100, help="of --rag")
+    parser.add_argument("--rounds", type=int, default=7, help="of --rag")
     parser.add_argument("--growth", help="numbers of rows; only this is measured then")
     parser.add_argument("--precision", default="int8", help="of --growth")
     parser.add_argument("--shards", type=int, default=1, help="of --growth")
@@ -441,6 +569,8 @@ def main() -> None:
         opening(arguments.open)
     elif arguments.growth:
         growth(arguments)
+    elif arguments.rag:
+        rag(arguments)
     else:
         compare(arguments)
 

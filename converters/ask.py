@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -340,8 +340,22 @@ def _all_blocks(model: Any) -> list[str]:
     return model.retriever.texts(np.arange(len(records)))
 
 
-def prompt(model: Any, n_best: int, console: Console) -> None:
-    """Answers what is typed, until an empty line or the end of the input."""
+def prompt(
+    model: Any,
+    n_best: int,
+    console: Console,
+    show: Callable[[str, Any, Console], None] = print_answers,
+    **options: Any,
+) -> None:
+    """Answers what is typed, until an empty line or the end of the input.
+
+    Args:
+        model: has an `answer`.
+        n_best: answers to each question.
+        console: prints.
+        show: prints a question and its answers.
+        options: of `answer`.
+    """
     console.print("\nYour question (an empty line ends):", style="bold")
     while True:
         try:
@@ -350,7 +364,7 @@ def prompt(model: Any, n_best: int, console: Console) -> None:
             question = ""
         if not question:
             return
-        print_answers(question, model.answer([question], n_best=n_best)[0], console)
+        show(question, model.answer([question], n_best=n_best, **options)[0], console)
 
 
 def print_scores(scores: Scores, console: Console) -> None:

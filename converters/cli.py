@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -203,23 +205,57 @@ def export(
     typer.echo(run(folder, out, head=head, **options))
 
 
+Corpus = Annotated[
+    Path | None,
+    typer.Option(help="Documents, a folder of zoo index, or a model with its own blocks."),
+]
+Answering = Annotated[
+    str | None, typer.Option(help="Folder or repository of a RealmForOpenQA or a RAG model.")
+]
+KeptIndex = Annotated[
+    Path | None, typer.Option(help="Folder that keeps the blocks of documents and their vectors.")
+]
+NBest = Annotated[int, typer.Option(min=1, help="Answers to each question.")]
+Rag = Annotated[
+    bool | None,
+    typer.Option("--rag/--realm", help="Which model it is; by default config.json says."),
+]
+NDocs = Annotated[int | None, typer.Option(min=1, help="RAG: passages for each question.")]
+NumBeams = Annotated[int | None, typer.Option(min=1, help="RAG: of the search.")]
+MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="RAG: of an answer.")]
+
+
+@contextlib.contextmanager
+def answering(
+    model: str | None, corpus: Path | None, rag: bool | None, sizes: dict[str, Any], **options: Any
+) -> Iterator[tuple[Any, Any, dict[str, Any]]]:
+    """An open model, the module that shows its answers, and options of its `answer`."""
+    from . import ask, ask_rag
+
+    if rag is None:
+        rag = ask_rag.is_rag(corpus if model is None else model)
+    sizes = {name: value for name, value in sizes.items() if value is not None}
+    if sizes and not rag:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in sizes)
+        raise ValueError(f"{names}: of RAG models")
+    run: Any = ask_rag if rag else ask
+    with run.opened(model, corpus, **options) as opened:
+        yield opened, run, sizes
+
+
 @app.command()
 def ask(
     questions: Annotated[
         list[str] | None, typer.Argument(help="Without any: asks for them.", show_default=False)
     ] = None,
-    corpus: Annotated[
-        Path | None,
-        typer.Option(help="Documents, a folder of zoo index, or a model with its own blocks."),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Folder or repository of a RealmForOpenQA.")
-    ] = None,
-    index: Annotated[
-        Path | None,
-        typer.Option(help="Folder that keeps the blocks of documents and their vectors."),
-    ] = None,
-    n_best: Annotated[int, typer.Option(min=1, help="Answers to each question.")] = 3,
+    corpus: Corpus = None,
+    model: Answering = None,
+    index: KeptIndex = None,
+    rag: Rag = None,
+    n_best: NBest = 3,
+    n_docs: NDocs = None,
+    num_beams: NumBeams = None,
+    max_new_tokens: MaxNewTokens = None,
     framework: InFramework = Framework.pt,
     block_length: BlockLength = None,
     as_json: Json = False,
@@ -227,24 +263,46 @@ def ask(
     """Answer questions out of documents, with the evidence."""
     from rich.console import Console
 
-    from . import ask as run
+    from .ask import prompt
 
-    with run.opened(
-        model, corpus, index=index, framework=framework.value, block_length=block_length
-    ) as opened:
+    if as_json and not questions:
+        raise ValueError("QUESTIONS: expected at least one with --json")
+    sizes = {"n_docs": n_docs, "num_beams": num_beams, "max_new_tokens": max_new_tokens}
+    options = {"index": index, "framework": framework.value, "block_length": block_length}
+    with answering(model, corpus, rag, sizes, **options) as (opened, run, chosen):
         console = Console()
         if not questions:
-            if as_json:
-                raise ValueError("QUESTIONS: expected at least one with --json")
-            run.prompt(opened, n_best, console)
+            prompt(opened, n_best, console, run.print_answers, **chosen)
             return
-        found = opened.answer(questions, n_best=n_best)
+        found = opened.answer(questions, n_best=n_best, **chosen)
         pairs = list(zip(questions, found, strict=True))
         if as_json:
             typer.echo(json.dumps([run.as_json(*pair) for pair in pairs], indent=2))
             return
         for pair in pairs:
             run.print_answers(*pair, console)
+
+
+@app.command()
+def serve(
+    corpus: Corpus = None,
+    model: Answering = None,
+    index: KeptIndex = None,
+    rag: Rag = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    n_docs: NDocs = None,
+    num_beams: NumBeams = None,
+    max_new_tokens: MaxNewTokens = None,
+    framework: InFramework = Framework.pt,
+    block_length: BlockLength = None,
+) -> None:
+    """Answer questions on a local web page, with the evidence and the time of every stage."""
+    from .serve import run as run_server
+
+    sizes = {"n_docs": n_docs, "num_beams": num_beams, "max_new_tokens": max_new_tokens}
+    options = {"index": index, "framework": framework.value, "block_length": block_length}
+    run_server(host, port, answering(model, corpus, rag, sizes, **options), typer.echo)
 
 
 evaluate = typer.Typer(help="Measure models on questions with known answers.", no_args_is_help=True)
@@ -288,6 +346,43 @@ def evaluate_realm(
         model, corpus, index=index, framework=framework.value, block_length=block_length
     ) as opened:
         scores = run.evaluate(opened, asked, words=words)
+    if as_json:
+        typer.echo(json.dumps(run.scores_as_json(scores), indent=2))
+    else:
+        run.print_scores(scores, Console())
+
+
+@evaluate.command("rag")
+def evaluate_rag(
+    model: Annotated[
+        str, typer.Option(help="Folder or repository of a RAG model, as zoo train rag makes one.")
+    ],
+    questions: Annotated[list[Path], typer.Option(help="Files in the layout of SQuAD or NQ-open.")],
+    held_out: Annotated[
+        float | None,
+        typer.Option(help="Only the share that training with the same --held-out left out."),
+    ] = None,
+    n_docs: Annotated[int | None, typer.Option(min=1, help="Passages of each question.")] = None,
+    num_beams: Annotated[int | None, typer.Option(min=1, help="Of the search.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 32,
+    framework: InFramework = Framework.pt,
+    words: Annotated[bool, typer.Option("--bm25/--no-bm25", help="Search by words too.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Exact match and F1 of what a RAG model answers, and recall of its retrieval."""
+    from rich.console import Console
+
+    from zoo.training.questions import read_questions, split_questions
+
+    from . import rag_evaluation as run
+
+    asked = read_questions(*questions)
+    if held_out is not None:
+        asked = split_questions(asked, held_out)[1]
+    sizes = {"n_docs": n_docs, "num_beams": num_beams}
+    given: dict[str, Any] = {name: size for name, size in sizes.items() if size is not None}
+    opened = run.open_model(model, framework.value)
+    scores = run.evaluate(opened, asked, words=words, max_new_tokens=max_new_tokens, **given)
     if as_json:
         typer.echo(json.dumps(run.scores_as_json(scores), indent=2))
     else:

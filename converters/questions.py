@@ -6,12 +6,11 @@ Python 3.11, 3.12 and 3.13 alike.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from importlib import resources
 
 from zoo.retrieval.passages import Document
-from zoo.training.questions import Question, parse_questions
+from zoo.training.questions import Question, holds, parse_questions, plain_words
 
 from . import corpus
 
@@ -56,14 +55,5 @@ def unanswered(questions: Iterable[Question], texts: Iterable[str]) -> list[Ques
 
     Case and white space do not count.
     """
-    whole = "\n".join(f" {' '.join(_tokens(text))} " for text in texts)
-    return [
-        question
-        for question in questions
-        if not any(f" {' '.join(_tokens(answer))} " in whole for answer in question.answers)
-    ]
-
-
-def _tokens(text: str) -> list[str]:
-    """Words and single signs, as BERT's tokenizers split them first."""
-    return re.findall(r"[^\W_]+|[^\w\s]|_", text.lower())
+    whole = "\n".join(map(plain_words, texts))
+    return [question for question in questions if not holds(whole, question.answers)]

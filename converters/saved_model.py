@@ -47,8 +47,9 @@ def export(
         folder: checkpoint with its tokenizer, or repository of the hub.
         out: folder of the versions; made if it is not there.
         batch_sizes: that the server is to be warmed up with.
-        max_length: tokens of a row; longer texts are cut. By default 128, and `reader_seq_len` of
-            a model that reads questions with blocks of evidence.
+        max_length: tokens of a row; longer texts are cut. By default 128; of a model that reads
+            questions with evidence, what its configuration says: REALM's `reader_seq_len`, RAG's
+            `max_combined_length`.
         head: published class, such as `RemBertForMaskedLM`; by default config.json's.
         top_k: how many fills, next tokens or answer spans are given.
         version: number of the version; by default the one after the highest that is there.
@@ -80,9 +81,14 @@ def export(
     if version is not None and os.path.lexists(out / str(version)):
         raise _exists(out / str(version))
     model = load_model("tf_models", folder, head)
+    if model.config.model_type == "rag":
+        model.set_retriever(zoo.RagRetriever.from_pretrained(folder, config=model.config))
     if max_length is None:
-        reads_blocks = hasattr(model, "retriever")
-        max_length = model.config.reader_seq_len if reads_blocks else DEFAULT_LENGTH
+        lengths = (
+            getattr(model.config, x, None) for x in ("reader_seq_len", "max_combined_length")
+        )
+        reads = hasattr(model, "retriever")
+        max_length = next((x for x in lengths if reads and x is not None), DEFAULT_LENGTH)
     tokenizer = zoo.AutoTokenizer.from_pretrained(folder) if tokenizer is None else tokenizer
     from tf_models.text_heads import text_head
 

@@ -36,6 +36,11 @@ class Spans(StrEnum):
     spacy = "spacy"
 
 
+class RagKind(StrEnum):
+    token = "token"
+    sequence = "sequence"
+
+
 class Kind(StrEnum):
     auto = "auto"
     exact = "exact"
@@ -299,6 +304,190 @@ def finetune(
         work.finish(watch, {"recall": recall, **scores}, as_json)
 
 
+@app.command()
+def rag(
+    out: Out,
+    corpus: Annotated[
+        Path | None,
+        typer.Option(
+            help="Documents, a folder of zoo index, or questions in SQuAD's layout, whose "
+            "paragraphs are taken; by default the references that ship with Python."
+        ),
+    ] = None,
+    questions: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Files of questions in the layout of SQuAD or NQ-open; by default those that "
+            "ship with the project."
+        ),
+    ] = None,
+    test_questions: Annotated[
+        list[Path] | None, typer.Option(help="To test with; by default some of the others.")
+    ] = None,
+    held_out: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the questions to test with.")
+    ] = HELD_OUT,
+    model: Annotated[
+        Path | None, typer.Option(help="RAG folder to start from; without any, new models.")
+    ] = None,
+    question_encoder: Annotated[
+        Path | None, typer.Option(help="DPR checkpoint to start from.")
+    ] = None,
+    context_encoder: Annotated[
+        Path | None, typer.Option(help="DPR checkpoint to start from.")
+    ] = None,
+    generator: Annotated[
+        Path | None, typer.Option(help="BART or T5 checkpoint to start from.")
+    ] = None,
+    kind: Annotated[
+        RagKind | None, typer.Option(help="RAG-token or RAG-sequence; by default token.")
+    ] = None,
+    vocab_size: Annotated[int, typer.Option(min=6, help="Tokens of new tokenizers.")] = 8000,
+    fields: Fields = None,
+    generator_fields: Annotated[
+        str | None, typer.Option(help="Of a new generator: d_model=128,encoder_layers=2.")
+    ] = None,
+    cloze_steps: Annotated[
+        int | None, typer.Option(min=0, help="Of the inverse cloze task; 600 for new models.")
+    ] = None,
+    pair_steps: Annotated[
+        int | None, typer.Option(min=0, help="On questions with passages; 200 for new models.")
+    ] = None,
+    denoising_steps: Annotated[
+        int | None, typer.Option(min=0, help="Of the generator on sentences; 400 for new models.")
+    ] = None,
+    reading_steps: Annotated[
+        int | None, typer.Option(min=0, help="On questions and passages; 2000 for new models.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=0, help="End to end.")] = 200,
+    encoder_rate: Annotated[float, typer.Option(help="Learning rate of the encoders alone.")] = (
+        2e-3
+    ),
+    reading_rate: Annotated[float, typer.Option(help="Learning rate of the generator alone.")] = (
+        2e-3
+    ),
+    learning_rate: Annotated[float, typer.Option(help="Learning rate end to end.")] = 1e-4,
+    encoder_batch: Annotated[int, typer.Option(min=2, help="Of the encoders alone.")] = 64,
+    reading_batch: Annotated[int, typer.Option(min=1, help="Of the generator alone.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="End to end.")] = 8,
+    n_docs: Annotated[int, typer.Option(min=1, help="Passages of each question.")] = 5,
+    train_context_encoder: Annotated[
+        bool,
+        typer.Option(
+            "--train-context-encoder",
+            help="End to end too, while a process beside makes the index anew.",
+        ),
+    ] = False,
+    refresh_every: Annotated[
+        int, typer.Option(min=1, help="Steps between two versions of the index.")
+    ] = 100,
+    query_length: Query = 40,
+    block_length: Block = 112,
+    framework: InFramework = Framework.pt,
+    warm_up: WarmUp = 0.1,
+    weight_decay: Decay = 0.01,
+    clip: Clip = 1.0,
+    checkpoint_every: Every = None,
+    keep: Keep = 2,
+    resume: Resume = False,
+    seed: Seed = 0,
+    device: Device = None,
+    threads: Threads = None,
+    report_every: ReportEvery = None,
+    as_json: Json = False,
+) -> None:
+    """Train RAG: encoders, then generator, then all end to end; OUT is all that answers."""
+    from . import rag_training
+    from .rag_evaluation import scores_as_json
+
+    start = rag_training.Start(question_encoder, context_encoder, generator, model)
+    training, testing = rag_training.questions_of(questions, test_questions, held_out)
+    plan = _plan(warm_up, weight_decay, clip, checkpoint_every, keep, seed)
+    lengths = {"query_length": query_length, "block_length": block_length}
+    new = {"cloze": 600, "pairs": 200, "denoising": 400, "reading": 2000} if start.is_new else {}
+    wanted = {
+        "cloze": cloze_steps, "pairs": pair_steps, "denoising": denoising_steps,
+        "reading": reading_steps,
+    }  # fmt: skip
+    phases = {n: new.get(n, 0) if count is None else count for n, count in wanted.items()}
+    phases["rag"] = steps
+    watches = {}
+    with _working(framework, threads, out) as group:
+        work = rag_training.Work(
+            framework.value, out, start, kind, group.leads, lengths, seed, device
+        )
+        work.read(corpus, training, vocab_size)
+        work.open(fields, generator_fields, n_docs)
+        found = work.examples(training) if phases["pairs"] or phases["reading"] else []
+
+        def options(name: str) -> dict[str, Any]:
+            """Of a phase: its checkpoints, its lines, its plan."""
+            watches[name] = _Watch(name, phases[name], report_every, work.leads)
+            place = out / "run" / name
+            return {"report": watches[name], **plan, **_where(place, resume, work.leads)}
+
+        if phases["cloze"]:
+            work.run.train_inverse_cloze(
+                work.context_encoder, work.corpus, phases["cloze"], batch_size=encoder_batch,
+                keep=0.5, drop=0.8, learning_rate=encoder_rate, beta_2=0.98, **lengths,
+                **options("cloze"),
+            )  # fmt: skip
+            work.run.copy_encoder(work.context_encoder, work.question_encoder)
+        if phases["pairs"]:
+            work.run.train_pairs(
+                work.question_encoder, work.context_encoder, found, work.corpus,
+                work.tokenizer.question_encoder, phases["pairs"],
+                batch_size=min(encoder_batch, len(found)), cloze=2, keep=0.5, drop=0.8,
+                learning_rate=encoder_rate / 2, beta_2=0.98, **lengths, **options("pairs"),
+            )  # fmt: skip
+        if phases["denoising"]:
+            work.run.train_denoising(
+                work.generator, work.corpus, work.joiner(), phases["denoising"],
+                batch_size=reading_batch, learning_rate=reading_rate, beta_2=0.98,
+                **options("denoising"),
+            )  # fmt: skip
+        if phases["reading"]:
+            work.run.train_reader(
+                work.generator, work.gaps() + found, work.joiner(), phases["reading"],
+                batch_size=reading_batch, widen=phases["reading"] // 2 if start.is_new else 0,
+                learning_rate=reading_rate, beta_2=0.98, **options("reading"),
+            )  # fmt: skip
+        work.index()
+        results = {"before": work.score("before training end to end", testing)}
+        if steps:
+            encoded: dict[str, Any] = {}
+            if train_context_encoder:
+                encoded = {
+                    "context_encoder": work.context_encoder, "corpus": work.corpus,
+                    "tokenizer": work.tokenizer.question_encoder, "refresh_every": refresh_every,
+                    "block_length": block_length,
+                }  # fmt: skip
+            work.run.finetune(
+                work.model, training, steps, batch_size=batch_size, query_length=query_length,
+                learning_rate=learning_rate, beta_2=0.98, **encoded, **options("rag"),
+            )  # fmt: skip
+            if train_context_encoder:
+                work.index()
+            results["after"] = work.score("after it", testing)
+        work.save()
+        if work.leads and not as_json:
+            typer.echo(f"written: {out}")
+        elif work.leads:
+            scores = {n: s and scores_as_json(s) for n, s in results.items()}
+            losses = {name: watch.last.get("loss") for name, watch in watches.items()}
+            summary = {"out": str(out), "steps": phases, "losses": losses, **scores}
+            typer.echo(json.dumps(summary, indent=2))
+
+
+def _where(folder: Path, resume: bool, leads: bool) -> dict[str, Any]:
+    """Where a run is, and whether it goes on."""
+    from zoo.training.state import checkpoints
+
+    if resume and not checkpoints(folder) and leads:
+        typer.echo(f"{folder}: no checkpoint yet, training begins anew", err=True)
+    return {"out": folder, "resume": resume and bool(checkpoints(folder))}
+
+
 class _Work:
     """What the phases share: the framework's functions, corpus, tokenizer, folders.
 
@@ -384,12 +573,7 @@ class _Work:
 
     def run_options(self, resume: bool) -> dict[str, Any]:
         """Where the run is, and whether it goes on."""
-        from zoo.training.state import checkpoints
-
-        folder = self.out / "run"
-        if resume and not checkpoints(folder) and self.leads:
-            typer.echo(f"{folder}: no checkpoint yet, training begins anew", err=True)
-        return {"out": folder, "resume": resume and bool(checkpoints(folder))}
+        return _where(self.out / "run", resume, self.leads)
 
     def questions(self, given: Any, query_length: int) -> Any:
         """Questions as token ids, from files or read already; None without any."""
@@ -540,10 +724,10 @@ def _plan(
     }  # fmt: skip
 
 
-def _new_fields(text: str, tokenizer: Any) -> dict[str, Any]:
-    """The fields of a new model's configuration."""
+def _fields(text: str | None) -> dict[str, Any]:
+    """What `--fields` gives."""
     fields: dict[str, Any] = {}
-    for part in filter(None, text.split(",")):
+    for part in filter(None, (text or "").split(",")):
         name, separator, value = part.partition("=")
         if not separator:
             raise ValueError(f"--fields: received {part!r}, expected such as hidden_size=128")
@@ -551,6 +735,12 @@ def _new_fields(text: str, tokenizer: Any) -> dict[str, Any]:
             fields[name.strip()] = json.loads(value)
         except ValueError:
             fields[name.strip()] = value.strip()
+    return fields
+
+
+def _new_fields(text: str, tokenizer: Any) -> dict[str, Any]:
+    """The fields of a new model's configuration."""
+    fields = _fields(text)
     hidden = fields.get("hidden_size", 768)
     fields.setdefault("vocab_size", len(tokenizer))
     fields.setdefault("pad_token_id", tokenizer.pad_token_id)

@@ -18,6 +18,35 @@ from .layers import Embedding
 POSITION_EMBEDDING_TYPES = ("absolute", "relative_key", "relative_key_query")
 
 
+class Packing(NamedTuple):
+    """States without padding: all rows one after another, for all layers but attention itself.
+
+    Differs: Keras runs graphs, which want shapes that do not depend on a mask's values.
+
+    Args:
+        batch, sequence: of the padded states.
+        places: `(tokens,)`, of the states that are kept, counted through all rows.
+    """
+
+    batch: int
+    sequence: int
+    places: Tensor
+
+    @classmethod
+    def of(cls, kept: Tensor) -> Packing:
+        """Packing of the states where `(batch, sequence)` is not zero."""
+        return cls(*kept.shape, kept.flatten().nonzero()[:, 0])
+
+    def pack(self, x: Tensor) -> Tensor:
+        """`(batch, sequence, width)` -> `(1, tokens, width)`."""
+        return x.flatten(0, 1).index_select(0, self.places)[None]
+
+    def unpack(self, x: Tensor) -> Tensor:
+        """`(1, tokens, width)` -> `(batch, sequence, width)`, zero where nothing was kept."""
+        padded = x.new_zeros(self.batch * self.sequence, x.shape[2])
+        return padded.index_copy(0, self.places, x[0]).unflatten(0, (self.batch, self.sequence))
+
+
 class AttentionBias(NamedTuple):
     """What is added to the scores, and which queries have a key to attend to.
 
@@ -30,10 +59,12 @@ class AttentionBias(NamedTuple):
             positions: `(batch or 1, heads, queries, keys)`.
         live: `(batch, 1, 1 or queries, 1)`; one, or zero for a query without a key;
             None if all have one.
+        packing: where the layer's states come without their padding.
     """
 
     scores: Tensor
     live: Tensor | None
+    packing: Packing | None = None
 
     @staticmethod
     def with_positions(bias: AttentionBias | None, positions: Tensor) -> AttentionBias:
@@ -99,6 +130,26 @@ def attention_bias(mask: Tensor | None, dtype: torch.dtype) -> AttentionBias | N
     live = (mask != 0).any(-1, keepdim=True).to(dtype)
     scores = (1.0 - mask.to(dtype)) * torch.finfo(dtype).min * live
     return AttentionBias(scores, None if look and bool(live.all()) else live)
+
+
+def packing_of(
+    mask: Tensor | None, bias: AttentionBias | None, wanted: Tensor | None = None
+) -> Packing | None:
+    """The packing of states that are attended to or wanted, those of first tokens among them.
+
+    Args:
+        mask: `(batch, keys)`; with another one nothing can be left out.
+        bias: what `attention_bias` made of it.
+        wanted: `(batch, sequence)`; which states are.
+    Returns:
+        None if there is no padding, on an accelerator, and where a row is all padding, whose
+        tokens attend to one another.
+    """
+    if mask is None or mask.dim() != 2 or bias is None or bias.live is not None:
+        return None
+    kept = mask != 0 if wanted is None else (mask != 0) | (wanted != 0)
+    kept[:, 0] = True
+    return None if bool(kept.all()) else Packing.of(kept)
 
 
 def causal_mask(mask: Tensor, queries: int) -> Tensor:
@@ -172,7 +223,7 @@ class MultiHeadAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor]]:
         """
         Args:
-            hidden: `(batch, sequence, hidden)`.
+            hidden: `(batch, sequence, hidden)`, or packed as the bias says.
             bias: of the mask.
             head_mask: `(heads, 1, 1)`, multiplies the attention weights.
             encoder_hidden: `(batch, keys, hidden)`, attended to instead of `hidden`.
@@ -183,10 +234,12 @@ class MultiHeadAttention(nn.Module):
             for; all keys and values, to be passed as `past` in the next call.
         """
         to_query, to_key, to_value = (getattr(self, name) for name in self.projections)
-        query = self._split(to_query(hidden))
+        packing = None if bias is None else bias.packing
+        unpack = packing.unpack if packing is not None else lambda x: x
+        query = self._split(unpack(to_query(hidden)))
         times = None
         if encoder_hidden is None:
-            key, value = self._split(to_key(hidden)), self._split(to_value(hidden))
+            key, value = (self._split(unpack(to(hidden))) for to in (to_key, to_value))
             if past is not None and isinstance(past[0], Buffer):
                 times = past[0].times
                 key, value = past[0].extend(key), past[1].extend(value)
@@ -219,7 +272,8 @@ class MultiHeadAttention(nn.Module):
                 query, key, value, added, dropout, scale=self.scale
             )
         # (batch, heads, sequence, head_dim) -> (batch, sequence, hidden)
-        return context.transpose(1, 2).flatten(2), weights, (key, value)
+        context = context.transpose(1, 2).flatten(2)
+        return context if packing is None else packing.pack(context), weights, (key, value)
 
     def _split(self, x: Tensor) -> Tensor:
         """`(batch, sequence, hidden)` -> `(batch, heads, sequence, head_dim)`."""

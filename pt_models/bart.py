@@ -21,7 +21,7 @@ from zoo.configs import BartConfig
 from .activations import activation
 from .attention import AttentionBias, MultiHeadAttention
 from .bert import Cache
-from .layers import Embedding
+from .layers import Embedding, Linear
 from .modeling import PreTrainedModel
 from .seq2seq import Seq2SeqLanguageModel, Seq2SeqModel, Sizes, Stack
 
@@ -36,10 +36,10 @@ class BartAttention(MultiHeadAttention):
     def __init__(self, config: BartConfig, heads: int) -> None:
         width = config.d_model
         super().__init__(heads, width // heads, config.attention_dropout)
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.q_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
+        self.k_proj = Linear(width, width)
+        self.v_proj = Linear(width, width)
+        self.q_proj = Linear(width, width)
+        self.out_proj = Linear(width, width)
 
     def forward(self, hidden: Tensor, *inputs: Any) -> tuple[Tensor, Tensor | None, Cache]:
         """Takes what `MultiHeadAttention` takes."""
@@ -58,8 +58,8 @@ class BartLayer(nn.Module):
         if is_decoder:
             self.encoder_attn = BartAttention(config, heads)
             self.encoder_attn_layer_norm = nn.LayerNorm(width)
-        self.fc1 = nn.Linear(width, inner)
-        self.fc2 = nn.Linear(inner, width)
+        self.fc1 = Linear(width, inner)
+        self.fc2 = Linear(inner, width)
         self.final_layer_norm = nn.LayerNorm(width)
         self.activation = activation(config.activation_function)
         self.dropout_rate = config.dropout
@@ -182,7 +182,7 @@ class BartForConditionalGeneration(Seq2SeqLanguageModel, BartPreTrainedModel):
         super().__init__(config)
         self.model = BartModel(config)
         self.register_buffer("final_logits_bias", torch.zeros(1, config.vocab_size))
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.d_model, config.vocab_size, bias=False)
         self.post_init()
 
     def scores(self, hidden: Tensor) -> Tensor:

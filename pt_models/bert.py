@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .activations import activation
-from .attention import AttentionBias, SelfAttention, layer_head_masks
+from .attention import AttentionBias, Packing, SelfAttention, layer_head_masks
 from .layers import Embedding
 from .modeling import assert_values
 
@@ -54,7 +54,11 @@ class Embeddings(nn.Module):
         if token_type_ids is None:
             token_type_ids = words.new_zeros(1, words.shape[1], dtype=torch.long)
         types = self.token_type_embeddings(token_type_ids)
-        return self.dropout(self.LayerNorm(words + types + self.position_embeddings(position_ids)))
+        return self.dropout(self.LayerNorm(self.summed(words, types, position_ids)))
+
+    def summed(self, words: Tensor, types: Tensor, position_ids: Tensor) -> Tensor:
+        """Embedded words and token types with those of positions."""
+        return words + types + self.position_embeddings(position_ids)
 
 
 class AddAndNorm(nn.Module):
@@ -183,6 +187,7 @@ def run_layers(
     output_attentions: bool = False,
     output_hidden_states: bool = False,
     call: Callable[..., Any] = lambda layer, *inputs: layer(*inputs),
+    packing: Packing | None = None,
 ) -> StackOutput:
     """Runs a stack of `Layer`.
 
@@ -190,12 +195,16 @@ def run_layers(
         hidden: `(batch, sequence, hidden)`.
         head_mask: `(heads,)` or `(layers, heads)`, or a list of what each layer takes.
         call: applies a layer to its inputs; gradient checkpointing comes in here.
+        packing: of the states that are wanted; the last ones are zero elsewhere. Not for
+            decoders, nor with attentions or hidden states asked for.
     """
     states, weights, cross_weights, caches = [hidden], [], [], []
     masks = head_mask
     if not isinstance(masks, list):
         masks = layer_head_masks(masks, len(layers))
     pasts = past_key_values or (None,) * len(layers)
+    if packing is not None and bias is not None:
+        hidden, bias = packing.pack(hidden), bias._replace(packing=packing)
     for layer, mask, past in zip(layers, masks, pasts, strict=True):
         hidden, weight, cross_weight, cache = call(
             layer, hidden, bias, mask, encoder_hidden, encoder_bias, past, output_attentions
@@ -205,7 +214,7 @@ def run_layers(
         cross_weights.append(cross_weight)
         caches.append(cache)
     return StackOutput(
-        hidden,
+        hidden if packing is None else packing.unpack(hidden),
         tuple(caches) if use_cache else None,
         tuple(states) if output_hidden_states else None,
         tuple(weights) if output_attentions else None,

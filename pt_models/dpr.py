@@ -27,12 +27,25 @@ from .bert import Embeddings, Encoder, StackOutput
 from .modeling import PreTrainedModel, default
 
 
+class DPREmbeddings(Embeddings):
+    """BERT's; where attention knows of distances, positions are in the file but not added."""
+
+    def __init__(self, config: DPRConfig, width: int) -> None:
+        super().__init__(config, width)
+        self.adds_positions = config.position_embedding_type == "absolute"
+
+    def summed(self, words: Tensor, types: Tensor, position_ids: Tensor) -> Tensor:
+        if not self.adds_positions:
+            return words + types
+        return super().summed(words, types, position_ids)
+
+
 class DPRBert(nn.Module):
     """Embeddings and layers, under their published names."""
 
     def __init__(self, config: DPRConfig) -> None:
         super().__init__()
-        self.embeddings = Embeddings(config, config.hidden_size)
+        self.embeddings = DPREmbeddings(config, config.hidden_size)
         self.encoder = Encoder(config, config.position_embedding_type)
 
 

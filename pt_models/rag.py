@@ -10,7 +10,7 @@ another.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -21,6 +21,10 @@ from zoo import checks, pretrained
 from zoo.configs import RagConfig
 from zoo.generation import GenerationConfig
 from zoo.outputs import ModelOutput, RetrievAugLMMarginOutput, RetrievAugLMOutput
+from zoo.retrieval import answers as in_words
+from zoo.retrieval.answers import RagAnswer, Weighed
+from zoo.retrieval.realm import check_questions
+from zoo.stages import stage
 
 from .auto import AutoModel, AutoModelForSeq2SeqLM
 from .bert import Cache
@@ -194,6 +198,16 @@ class Found(NamedTuple):
     ids: Tensor | None = None
     vectors: Tensor | None = None
     question: ModelOutput | None = None
+
+    def unpadded(self) -> Found:
+        """Without the last places that are padding in all rows: nothing attends to them."""
+        ids, mask = self.context_input_ids, self.context_attention_mask
+        if mask is None or not bool(mask.any(1).all()):
+            return self  # a row of nothing but padding attends to all of it
+        length = int(mask.any(0).nonzero().max()) + 1
+        return self._replace(
+            context_input_ids=ids[:, :length], context_attention_mask=mask[:, :length]
+        )
 
 
 class RagModel(RagPreTrainedModel):
@@ -438,6 +452,125 @@ class RagForGeneration(RagPreTrainedModel):
         checks.passages(n_docs, found.doc_scores.shape, _shape(found.context_input_ids))
         return found
 
+    def answer(
+        self,
+        questions: Sequence[str],
+        n_best: int = 1,
+        n_docs: int | None = None,
+        batch_size: int = 8,
+        **options: Any,
+    ) -> list[list[RagAnswer]]:
+        """Answers questions, with the passages. How they are put into batches changes nothing.
+
+        Args:
+            questions: texts.
+            n_best: answers to each question; the same words count once.
+            n_docs: passages for each question; by default the configuration's.
+            batch_size: questions at a time.
+            options: of `generate`, such as `num_beams` and `max_new_tokens`.
+        Returns:
+            For each question up to `n_best` answers, best first.
+        Raises:
+            ValueError: there is no retriever, or an argument is impossible.
+        """
+        check_questions(questions, n_best, batch_size)
+        in_words.check_options(options)
+        if self.retriever is None:
+            raise ValueError(f"{type(self).__name__}: retriever is None; give it a RagRetriever")
+        n_docs = self.config.n_docs if n_docs is None else n_docs
+        training = [module for module in self.modules() if module.training]
+        self.eval()
+        try:
+            with torch.inference_mode():
+                return [
+                    answers
+                    for start in range(0, len(questions), batch_size)
+                    for answers in self._answer(
+                        list(questions[start : start + batch_size]), n_best, n_docs, options
+                    )
+                ]
+        finally:  # parts may have been in evaluation before
+            for module in training:
+                module.training = True
+
+    def _answer(
+        self, questions: list[str], n_best: int, n_docs: int, options: Mapping[str, Any]
+    ) -> list[list[RagAnswer]]:
+        retriever, encoder = self.retriever, self.question_encoder
+        tokens = retriever.tokenize_questions(questions, encoder.config.max_position_embeddings)
+        with stage("encode"):
+            asked = [torch.from_numpy(x).to(self.device) for x in tokens.values()]
+            found = self._find(*asked, None, None, None, n_docs)
+        with stage("generate"):
+            sequences = self._candidates(found, n_best, options).unflatten(0, (len(questions), -1))
+        decode, answers = retriever.generator_tokenizer.batch_decode, []
+        for row, candidates in enumerate(sequences):
+            with stage("weigh"):
+                texts = decode(candidates.tolist(), skip_special_tokens=True)
+                chosen = candidates[in_words.different(texts, n_best)]
+                passages = slice(row * n_docs, (row + 1) * n_docs)
+                own = Found(
+                    found.doc_scores[row : row + 1],
+                    found.context_input_ids[passages],
+                    found.context_attention_mask[passages],
+                )
+                weighed = self._weigh(chosen[None], own)
+                answers.append(
+                    in_words.rag_answers(
+                        retriever,
+                        found.ids[row].cpu().numpy(),
+                        found.doc_scores[row].float().cpu().numpy(),
+                        Weighed(*(None if x is None else x.cpu().numpy() for x in weighed)),
+                    )
+                )
+        return answers
+
+    def _candidates(self, found: Found, n_best: int, options: Mapping[str, Any]) -> Tensor:
+        """Answers `(batch * any, length)`, best first, some of them maybe alike."""
+        raise NotImplementedError
+
+    def _weigh(self, answers: Tensor, found: Found) -> Weighed:
+        """Probabilities of answers `(batch, answers, length)`, and what passages share in them."""
+        batch, count, _ = answers.shape
+        n_docs, bos = found.doc_scores.shape[1], self._token("bos_token_id")
+
+        def each(x: Tensor) -> Tensor:
+            """The same for all answers to a question."""
+            return x.unflatten(0, (batch, -1)).repeat_interleave(count, 0).flatten(0, 1)
+
+        mask, answers = found.context_attention_mask, answers.flatten(0, 1)
+        encoded = self.get_encoder()(found.context_input_ids, mask, return_dict=True)
+        output = self.rag(
+            encoder_outputs=(each(encoded[0]),),
+            decoder_input_ids=answers,
+            doc_scores=each(found.doc_scores),
+            context_attention_mask=each(mask),
+            use_cache=False,
+            n_docs=n_docs,
+            return_dict=True,
+        )
+        labels, counts = self._targets(answers)
+        if bos is not None:
+            counts[:, 0] &= labels[:, 0] != bos
+        # (batch * answers, D, length)
+        logits = output.logits.float().unflatten(0, (-1, n_docs))
+        tokens = _log_probabilities(logits, labels[:, None])
+        passages = output.doc_scores.float().log_softmax(-1)
+        found_all = (*self._shares(tokens, passages, counts), labels, counts)
+        return Weighed(*(None if x is None else x.unflatten(0, (batch, -1)) for x in found_all))
+
+    def _shares(
+        self, tokens: Tensor, passages: Tensor, counts: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Scores and shares of `Weighed`, of a flat batch of answers.
+
+        Args:
+            tokens: `(answers, D, length)`, log probabilities.
+            passages: `(answers, D)`, the same.
+            counts: `(answers, length)`, whether a token is part of the answer.
+        """
+        raise NotImplementedError
+
 
 class RagSequenceForGeneration(RagForGeneration):
     """RAG-Sequence: an answer's probability is summed over passages as a whole."""
@@ -580,7 +713,7 @@ class RagSequenceForGeneration(RagForGeneration):
         beams = config.num_beams if num_beams is None else num_beams
         found = self._find(
             input_ids, attention_mask, context_input_ids, context_attention_mask, doc_scores, n_docs
-        )
+        ).unpadded()
         generator, contexts = self.generator, found.context_input_ids
         mask = found.context_attention_mask
         inputs = {"input_ids": contexts, "attention_mask": mask}
@@ -610,6 +743,27 @@ class RagSequenceForGeneration(RagForGeneration):
             best = losses.sort(stable=True).indices[:returned]
             answers.append(candidates[best])
         return torch.cat(answers)
+
+    def _candidates(self, found: Found, n_best: int, options: Mapping[str, Any]) -> Tensor:
+        n_docs = found.doc_scores.shape[1]
+        given = {
+            "context_input_ids": found.context_input_ids,
+            "context_attention_mask": found.context_attention_mask,
+            "doc_scores": found.doc_scores,
+            "n_docs": n_docs,
+        }
+        if n_best == 1:
+            return self.generate(**given, num_return_sequences=1, **options)
+        # All there are: how many of them are different is known afterwards.
+        count = n_docs * (options.get("num_beams") or self.config.num_beams)
+        alike = {"do_deduplication": False, "num_return_sequences": count}
+        return self.generate(**given, **{**options, **alike})
+
+    def _shares(
+        self, tokens: Tensor, passages: Tensor, counts: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        whole = tokens.masked_fill(~counts[:, None], 0.0).sum(-1) + passages
+        return whole.logsumexp(-1), whole.softmax(-1), None
 
     def _answer_losses(
         self, candidates: Tensor, encoded: Mapping[str, Any], scores: Tensor
@@ -646,7 +800,12 @@ class RagSequenceForGeneration(RagForGeneration):
             # (D, candidates, length, vocab) -> (candidates * D, length, vocab)
             logits = decoded.logits.unflatten(1, (count, length)).transpose(0, 1).flatten(0, 1)
             nll = self.get_nll(
-                logits, scores.expand(count, -1), part, exclude_bos_score=first, n_docs=n_docs
+                logits,
+                scores.expand(count, -1),
+                part,
+                epsilon=self.config.label_smoothing,
+                exclude_bos_score=first,
+                n_docs=n_docs,
             )
             losses.append(nll)
         return torch.cat(losses)
@@ -829,6 +988,12 @@ class RagTokenForGeneration(GenerationMixin, RagForGeneration):
                 input_ids, attention_mask, context_input_ids, context_attention_mask, doc_scores,
                 n_docs,
             )  # fmt: skip
+        asked = ("output_attentions", "output_hidden_states")
+        config = generation_config or self.generation_config
+        if "encoder_outputs" not in kwargs and not any(
+            kwargs.get(name, getattr(config, name)) for name in asked
+        ):
+            found = found.unpadded()
         return super().generate(
             found.context_input_ids,
             generation_config,
@@ -839,6 +1004,31 @@ class RagTokenForGeneration(GenerationMixin, RagForGeneration):
             doc_scores=found.doc_scores,
             **kwargs,
         )
+
+    def _candidates(self, found: Found, n_best: int, options: Mapping[str, Any]) -> Tensor:
+        config = options.get("generation_config") or self.generation_config
+        samples = options.get("do_sample", config.do_sample)
+        beams = config.num_beams if samples else max(config.num_beams, n_best)
+        beams = options.get("num_beams") or beams
+        # A search ends with as many answers as it has beams.
+        count = n_best if samples and beams == 1 else min(n_best, beams)
+        return self.generate(
+            context_input_ids=found.context_input_ids,
+            context_attention_mask=found.context_attention_mask,
+            doc_scores=found.doc_scores,
+            n_docs=found.doc_scores.shape[1],
+            **{**options, "num_beams": beams, "num_return_sequences": count},
+        )
+
+    def _shares(
+        self, tokens: Tensor, passages: Tensor, counts: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        joint = tokens + passages[..., None]
+        scores = joint.logsumexp(1).masked_fill(~counts, 0.0).sum(-1)
+        per_token = joint.softmax(1)
+        inside = counts[:, None]
+        mean = (per_token * inside).sum(-1) / inside.sum(-1).clamp(min=1)
+        return scores, torch.where(inside.any(-1), mean, passages.exp()), per_token
 
     # For the engine every passage is a row of the encoder's batch, and every question one of the
     # decoder's.

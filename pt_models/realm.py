@@ -31,9 +31,10 @@ from zoo.outputs import (
 )
 from zoo.retrieval import realm as retrieval
 from zoo.retrieval.answers import Answer, span_bounds
+from zoo.stages import stage
 
 from .activations import activation
-from .attention import attention_bias, layer_head_masks
+from .attention import attention_bias, layer_head_masks, packing_of
 from .bert import Embeddings, Encoder, Pooler, run_layers
 from .losses import IGNORED, marginal_loss
 from .modeling import PreTrainedModel, assert_values, default
@@ -72,6 +73,7 @@ class RealmBertModel(RealmPreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         pooled_only: bool = False,
+        wanted: Tensor | None = None,
     ) -> BaseModelOutputWithPoolingAndCrossAttentions | tuple[Any, ...]:
         """
         Args:
@@ -84,6 +86,8 @@ class RealmBertModel(RealmPreTrainedModel):
                 the config says.
             pooled_only: whether nothing but `pooler_output` is wanted, which spares most of the
                 last layer.
+            wanted: `(batch, sequence)`; where states are wanted. Those of padding elsewhere may be
+                zero, which saves the work on them.
         """
         config = self.config
         tensors = {
@@ -105,15 +109,20 @@ class RealmBertModel(RealmPreTrainedModel):
             "output_attentions": default(output_attentions, config.output_attentions),
             "output_hidden_states": default(output_hidden_states, config.output_hidden_states),
         }
+        packing = None
+        if (pooled_only or wanted is not None) and not any(asked.values()):
+            packing = packing_of(attention_mask, bias, wanted)
         if pooled_only and not any(asked.values()):
             *masks, mask = layer_head_masks(head_mask, config.num_hidden_layers)
             *layers, last = self.encoder.layer
             hidden = run_layers(
-                layers, hidden, bias, masks, call=self._layer_caller()
+                layers, hidden, bias, masks, packing=packing, call=self._layer_caller()
             ).last_hidden_state
             pooled = self.pooler(last.first(hidden, bias, mask))
             return BaseModelOutputWithPoolingAndCrossAttentions(pooler_output=pooled)
-        encoded = self.encoder(hidden, bias, head_mask, **asked, call=self._layer_caller())
+        encoded = self.encoder(
+            hidden, bias, head_mask, **asked, packing=packing, call=self._layer_caller()
+        )
         output = BaseModelOutputWithPoolingAndCrossAttentions(
             encoded.last_hidden_state,
             self.pooler(encoded.last_hidden_state),
@@ -626,6 +635,7 @@ class RealmReader(RealmHeadModel):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             return_dict=True,
+            wanted=mask,
         )
         batch_beam = inputs["block_mask"].shape[:2]
         found = self.qa_outputs(encoded.last_hidden_state, mask)
@@ -800,11 +810,14 @@ class RealmForOpenQA(RealmComposite):
         retriever = self._checked_retriever()
         tokens = retriever.tokenize_questions(questions, self.config.max_position_embeddings)
         tensors = {name: torch.from_numpy(x).to(self.device) for name, x in tokens.items()}
-        question = self.embedder(**tensors, return_dict=True).projected_score
-        block_ids, relevance = self._search(question)
+        with stage("encode"):
+            question = self.embedder(**tensors, return_dict=True).projected_score
+        with stage("retrieve"):
+            block_ids, relevance = self._search(question)
         length = self.config.reader_seq_len if max_length is None else max_length
         evidence = self._evidence(block_ids, tokens["input_ids"], None, length, offsets=True)
-        scores, spans, _ = self.reader._read(self._reader_inputs(evidence))
+        with stage("read"):
+            scores, spans, _ = self.reader._read(self._reader_inputs(evidence))
         scores = scores.masked_fill(~spans, torch.finfo(scores.dtype).min)
         return retriever.answers(
             evidence,

@@ -8,14 +8,12 @@ ORQA, section 4), fine-tuning on questions and answers alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from zoo.configs import RealmConfig
 from zoo.training.batches import (
@@ -28,15 +26,35 @@ from zoo.training.batches import (
 from zoo.training.corpus import BlockCorpus
 from zoo.training.evidence import CorpusRetriever
 from zoo.training.plan import Plan
-from zoo.training.refresh import Refresher, embed_blocks
+from zoo.training.refresh import Refresher
 
+from .matching import (
+    INPUTS,
+    embed_corpus,
+    embed_questions,
+    flatten_start,
+    in_groups,
+    match,
+    vectors_of,
+)
 from .realm import RealmEmbedder, RealmForOpenQA, RealmKnowledgeAugEncoder
-from .training import IndexRefresh, Report, Step, gather_rows, group_rank, tensor, train
+from .training import IndexRefresh, Report, Step, group_rank, tensor, train
+
+__all__ = [
+    "EMBEDDER",
+    "InverseClozeStep",
+    "PretrainingStep",
+    "QuestionStep",
+    "assemble",
+    "embed_corpus",
+    "embed_questions",
+    "finetune",
+    "pretrain",
+    "start_flat",
+    "train_inverse_cloze",
+]
 
 EMBEDDER = "pt_models.embedding:TextEmbedder"
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-# A batch is run in so many groups of rows of similar lengths, of at least so many rows.
-GROUPS, GROUP = 4, 16
 
 
 class InverseClozeStep(Step):
@@ -57,17 +75,9 @@ class InverseClozeStep(Step):
         Returns:
             `loss` and `accuracy`, the share of sentences whose block is found first.
         """
-        queries = _vectors(self.embedder, batch)
-        blocks = _vectors(self.embedder, batch, "candidate_")
-        # The blocks of all processes are candidates.
-        blocks, first = gather_rows(blocks)
-        # (batch, blocks)
-        scores = queries.float() @ blocks.float().T
-        own = torch.arange(first, first + len(queries), device=scores.device)
-        return {
-            "loss": functional.cross_entropy(scores, own),
-            "accuracy": (scores.argmax(1) == own).float().mean(),
-        }
+        queries = vectors_of(self.embedder, batch)
+        blocks = vectors_of(self.embedder, batch, "candidate_")
+        return match(queries, blocks, batch["rows"])
 
 
 class PretrainingStep(Step):
@@ -105,9 +115,9 @@ class PretrainingStep(Step):
         """
         ids, mask = batch["input_ids"], batch["attention_mask"]
         with torch.set_grad_enabled(self.train_embedder and torch.is_grad_enabled()):
-            queries = _vectors(self.embedder, batch)
+            queries = vectors_of(self.embedder, batch)
             found = self._found(queries, ids, mask, batch["rows"])
-            blocks = _vectors(self.embedder, found, "candidate_")
+            blocks = vectors_of(self.embedder, found, "candidate_")
         count = found["penalty"].shape[1]
         # The empty block is the last, and everyone's.
         own = blocks[:-1].view(len(ids), count - 1, -1)
@@ -119,7 +129,7 @@ class PretrainingStep(Step):
         # Only where something is hidden are words scored: (batch, candidates, masked, hidden)
         places = batch["masked_positions"][:, None].expand(-1, count, -1)
         inputs = {name: found[f"joint_{name}"].flatten(0, 1) for name in INPUTS}
-        hidden = _in_groups(self._hidden, inputs, places.flatten(0, 1))
+        hidden = in_groups(self._hidden, inputs, places.flatten(0, 1))
         logits = self.encoder.cls(hidden.unflatten(0, (-1, count))).float()
         words = torch.log_softmax(logits, -1)
         labels, weights = batch["masked_ids"], batch["masked_weights"]
@@ -189,24 +199,15 @@ class QuestionStep(Step):
         }
 
 
-@torch.no_grad()
 def start_flat(*models: RealmEmbedder | RealmKnowledgeAugEncoder) -> None:
-    """Lets new models begin as if words had no order and all types were one.
-
-    Trained from nothing and on little text, a first token that sees mostly its own place and type
-    gives every text the same vector, and the inverse cloze task drives vectors together before it
-    tells them apart. Relevance begins divided by the square root of the width, as attention is.
+    """Lets new models begin as if words had no order and all types were one; see `flatten_start`.
 
     Args:
         models: whose weights are new.
     """
     for model in models:
-        embeddings = model.realm.embeddings
-        for table in (embeddings.position_embeddings, embeddings.token_type_embeddings):
-            table.weight.zero_()
-        if isinstance(model, RealmEmbedder):
-            norm = model.cls.LayerNorm.weight
-            norm.mul_(norm.numel() ** -0.25)
+        norm = model.cls.LayerNorm.weight if isinstance(model, RealmEmbedder) else None
+        flatten_start(model.realm.embeddings, norm)
 
 
 def train_inverse_cloze(
@@ -218,6 +219,7 @@ def train_inverse_cloze(
     query_length: int = 64,
     block_length: int = 288,
     keep: float = 0.1,
+    drop: float = 0.0,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     tokenizer: Any = None,
@@ -230,7 +232,7 @@ def train_inverse_cloze(
         embedder: trained where it is.
         corpus: of blocks.
         steps: updates in all.
-        batch_size, query_length, block_length, keep: see `InverseCloze`.
+        batch_size, query_length, block_length, keep, drop: see `InverseCloze`.
         out, resume, tokenizer, report: see `train`.
         plan: further settings of `Plan`, such as `learning_rate` and `seed`.
 
@@ -241,7 +243,7 @@ def train_inverse_cloze(
     check_positions(embedder.config, query_length=query_length, block_length=block_length)
     batches = InverseCloze(
         corpus, batch_size, query_length=query_length, block_length=block_length, keep=keep,
-        seed=settings.seed,
+        drop=drop, seed=settings.seed,
     )  # fmt: skip
     return train(
         InverseClozeStep(embedder), batches, settings, out=out, resume=resume,
@@ -413,73 +415,3 @@ def finetune(
         QuestionStep(model), batches, settings, out=out, resume=resume,
         settings={"batches": batches.settings()}, tokenizer=tokenizer, report=report,
     )  # fmt: skip
-
-
-def embed_corpus(
-    embedder: RealmEmbedder, corpus: BlockCorpus, length: int = 288, batch_tokens: int = 8192
-) -> np.ndarray:
-    """Vectors of all blocks, `(blocks, retriever_proj_size)`.
-
-    Args:
-        embedder: of blocks.
-        corpus: of the blocks.
-        length: the most tokens of a block, with its title.
-        batch_tokens: the most tokens of a batch, padding included.
-    """
-    return embed_blocks(
-        lambda inputs: _embedded(embedder, inputs),
-        corpus, np.arange(len(corpus)), length, batch_tokens,
-    )  # fmt: skip
-
-
-def embed_questions(
-    embedder: RealmEmbedder, questions: Questions, batch_size: int = 64
-) -> np.ndarray:
-    """Vectors of all questions, `(questions, retriever_proj_size)`.
-
-    Args:
-        embedder: of questions.
-        questions: with their tokens.
-        batch_size: questions at a time.
-    """
-    found = []
-    for start in range(0, questions.examples, batch_size):
-        chosen = np.arange(start, min(start + batch_size, questions.examples))
-        found.append(_embedded(embedder, questions.inputs(chosen)))
-    return np.concatenate(found)
-
-
-def _embedded(embedder: RealmEmbedder, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Vectors in evaluation, `(batch, retriever_proj_size)`."""
-    training = embedder.training
-    embedder.eval()
-    try:
-        with torch.inference_mode():
-            tensors = {name: tensor(array, embedder.device) for name, array in inputs.items()}
-            return _vectors(embedder, tensors).float().cpu().numpy()
-    finally:
-        embedder.train(training)
-
-
-def _vectors(embedder: RealmEmbedder, batch: Mapping[str, Tensor], prefix: str = "") -> Tensor:
-    """The vectors of texts, `(batch, retriever_proj_size)`."""
-    given = {name: batch[prefix + name] for name in INPUTS if prefix + name in batch}
-    return _in_groups(lambda inputs: embedder(**inputs, return_dict=True).projected_score, given)
-
-
-def _in_groups(run: Callable[..., Tensor], inputs: Mapping[str, Tensor], *others: Tensor) -> Tensor:
-    """Runs a batch in groups of similar lengths, so that little of it is padding.
-
-    Args:
-        run: from inputs `(rows, tokens)` and parts of the others to a tensor `(rows, ...)`.
-        inputs: `(rows, sequence)`, with an `attention_mask`.
-        others: `(rows, ...)`.
-    """
-    lengths = inputs["attention_mask"].sum(1)
-    order = lengths.argsort(descending=True, stable=True)
-    found = []
-    for rows in order.chunk(max(min(len(order) // GROUP, GROUPS), 1)):
-        longest = int(lengths[rows[0]])
-        trimmed = {name: value[rows, :longest] for name, value in inputs.items()}
-        found.append(run(trimmed, *(other[rows] for other in others)))
-    return torch.cat(found)[order.argsort()]

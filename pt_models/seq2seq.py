@@ -22,7 +22,14 @@ from zoo.outputs import (
     Seq2SeqModelOutput,
 )
 
-from .attention import AttentionBias, Buffer, attention_bias, causal_mask, layer_head_masks
+from .attention import (
+    AttentionBias,
+    Buffer,
+    attention_bias,
+    causal_mask,
+    layer_head_masks,
+    packing_of,
+)
 from .bert import Cache, run_layers
 from .generation import GenerationMixin
 from .layers import Embedding
@@ -109,6 +116,7 @@ class Stack(PreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         position_ids: Tensor | None = None,
+        packs: bool = False,
     ) -> BaseModelOutputWithPastAndCrossAttentions | tuple[Any, ...]:
         """
         Args:
@@ -124,6 +132,8 @@ class Stack(PreTrainedModel):
             use_cache, output_attentions, output_hidden_states, return_dict: what to return;
                 by default as the config says.
             position_ids: `(batch or 1, sequence)`.
+            packs: whether an encoder's last states may be anything where there is padding, which
+                saves the work on them. Differs: not in Keras, see `attention.Packing`.
         """
         config, sizes = self.config, self.sizes
         decoder = sizes.is_decoder
@@ -167,13 +177,14 @@ class Stack(PreTrainedModel):
                 attention_mask = embeddings.new_ones(batch, past + sequence)
             attention_mask = causal_mask(attention_mask, sequence)
         layers = self.layer_list()
+        bias, packing = attention_bias(attention_mask, embeddings.dtype), None
+        if packs and not (output_attentions or output_hidden_states):
+            packing = packing_of(attention_mask, bias)
         masks = [layer_head_masks(mask, len(layers)) for mask in (head_mask, cross_attn_head_mask)]
         found = run_layers(
             layers,
             embeddings,
-            self.bias(
-                attention_bias(attention_mask, embeddings.dtype), sequence, past + sequence, times
-            ),
+            self.bias(bias, sequence, past + sequence, times),
             list(zip(*masks, strict=True)),
             encoder_hidden_states,
             attention_bias(encoder_attention_mask, embeddings.dtype),
@@ -181,7 +192,8 @@ class Stack(PreTrainedModel):
             use_cache,
             output_attentions,
             output_hidden_states,
-            self._call_or_drop(),
+            packing=packing,
+            call=self._call_or_drop(),
         )
         last = self.finish(found.last_hidden_state)
         states = found.hidden_states
@@ -464,7 +476,7 @@ class Seq2SeqLanguageModel(GenerationMixin, Seq2SeqPreTrainedModel):
             "encoder_attention_mask": inputs.get("attention_mask"),
         }
         if encoder_outputs is None:
-            encoder_outputs = self.get_encoder()(**inputs, **flags, return_dict=True)
+            encoder_outputs = self.get_encoder()(**inputs, **flags, return_dict=True, packs=True)
         elif not isinstance(encoder_outputs, ModelOutput):
             encoder_outputs = BaseModelOutput(*encoder_outputs)
         encoded = {"encoder_hidden_states": encoder_outputs[0]}

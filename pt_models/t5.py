@@ -22,14 +22,14 @@ from zoo.outputs import BaseModelOutput
 from .activations import activation
 from .attention import AttentionBias, MultiHeadAttention, distances
 from .bert import Cache
-from .layers import Embedding
+from .layers import Embedding, Linear
 from .modeling import PreTrainedModel
 from .seq2seq import Seq2SeqLanguageModel, Seq2SeqModel, Seq2SeqPreTrainedModel, Sizes, Stack
 
 
 def _dense(inputs: int, units: int, fan: int) -> nn.Linear:
     """A dense layer whose new weights have a variance of 1 / `fan`."""
-    layer = nn.Linear(inputs, units, bias=False)
+    layer = Linear(inputs, units, bias=False)
     layer.deviation = fan**-0.5
     return layer
 
@@ -278,7 +278,7 @@ class T5ForConditionalGeneration(Seq2SeqLanguageModel, T5PreTrainedModel):
         self.shared = Embedding(config.vocab_size, config.d_model)
         self.encoder = T5Stack(config, self.shared, is_decoder=False)
         self.decoder = T5Stack(config, self.shared, is_decoder=True)
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.d_model, config.vocab_size, bias=False)
         self.post_init()
 
     def scores(self, hidden: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Checks that what the zoo saves opens in transformers with the same outputs, and the reverse.
 
-    python tests/check_peers.py --peer PYTHON [--peer PYTHON ...]
+    python tests/check_peers.py --peer PYTHON [--peer PYTHON ...] [--only Reformer]
 
 PYTHON is the interpreter of a virtual environment with transformers 4.40.2, or the newest, in it.
 For every class: the zoo writes a folder (the same bytes from both frameworks), the peer opens it
@@ -44,6 +44,23 @@ T5 = {
     "relative_attention_max_distance": 9,
 }
 GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+# Eight positions, so that seven are padded and sorted in two chunks or more.
+REFORMER = {
+    "vocab_size": 97,
+    "hidden_size": 24,
+    "num_attention_heads": 3,
+    "attention_head_size": 8,
+    "feed_forward_size": 20,
+    "attn_layers": ["local", "lsh", "lsh"],
+    "axial_pos_shape": [2, 4],
+    "axial_pos_embds_dim": [10, 14],
+    "max_position_embeddings": 8,
+    "local_attn_chunk_length": 2,
+    "lsh_attn_chunk_length": 4,
+    "num_buckets": 4,
+    "num_hashes": 2,
+    "hash_seed": 3,
+}
 BLOCKS = ["the red house", "a green tree and a blue sea", "b c d e f g", "the sea", "red, blue."]
 # Class -> what its configuration says besides the sizes. With a cache a BertGeneration decoder of
 # 4.40.2 masks nothing and the newest masks, hence use_cache.
@@ -80,6 +97,12 @@ MODELS: dict[str, dict[str, object]] = {
     "RagSequenceForGeneration": {"model_type": "bart"},
     "RagTokenForGeneration": {"model_type": "bart"},
     "RagTokenForGeneration t5": {"model_type": "t5", **T5},
+    "ReformerModel": REFORMER,
+    "ReformerModel positions": REFORMER | {"axial_pos_embds": False, "num_hashes": 1},
+    "ReformerModelWithLMHead": REFORMER | {"is_decoder": True},
+    "ReformerForMaskedLM": REFORMER | {"num_buckets": [2, 4]},
+    "ReformerForSequenceClassification": REFORMER | {"num_labels": 3},
+    "ReformerForQuestionAnswering": REFORMER,
 }
 
 
@@ -110,6 +133,8 @@ def peer(folder: str) -> None:
 
     for name in MODELS:
         place = Path(folder) / name
+        if not place.exists():
+            continue
         model_class = getattr(transformers, name.split()[0], None)
         # 5 has no tie_encoder_decoder, and unties BART's two tables along with its head.
         other = name.endswith(("shared", "Generation untied")) and transformers.__version__ > "5"
@@ -136,6 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--peer", action="append", required=True)
     parser.add_argument("--folder")
+    parser.add_argument("--only", default="", help="how the names of the classes begin")
     arguments = parser.parse_args()
     if arguments.folder:
         return peer(arguments.folder)
@@ -153,6 +179,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             expected = {}
             for name, more in MODELS.items():
+                if not name.startswith(arguments.only):
+                    continue
                 place = Path(folder) / name
                 ours = getattr(pt_models, name.split()[0])(config_of(name, more)).eval()
                 if name == "RealmForOpenQA":
@@ -201,9 +229,12 @@ def config_of(name: str, more: dict[str, Any]) -> Any:
         EncoderDecoderConfig,
         RagConfig,
         RealmConfig,
+        ReformerConfig,
         RemBertConfig,
     )
 
+    if name.startswith("Reformer"):
+        return ReformerConfig(**more)
     if name.startswith("Rag"):
         dpr = AutoConfig.for_model("dpr", **sizes_of("dpr"), projection_dim=24)
         generator = AutoConfig.for_model(**sizes_of(more["model_type"]), **more)
@@ -277,7 +308,7 @@ def inputs_of(name: str) -> dict[str, Any]:
     inputs["attention_mask"] = inputs["attention_mask"].astype(np.int64)
     if name == "BertGenerationDecoder":
         inputs["encoder_hidden_states"] = rng.standard_normal((2, 5, 24)).astype(np.float32)
-    if "DPR" in name:
+    if "DPR" in name or "Reformer" in name:
         return inputs
     if not name.startswith(("RemBert", "BertGeneration", "T5Encoder")):
         inputs["decoder_input_ids"] = rng.integers(1, 97, (2, 4))

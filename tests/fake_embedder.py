@@ -16,6 +16,11 @@ from zoo import Checkpoint, checkpoint
 from zoo.configs import RealmConfig
 
 DIMENSION, REALM_DIMENSION = 6, 12
+# Of the encoders that have no such table.
+WORDS = {
+    "RealmEmbedder": "realm.embeddings.word_embeddings.weight",
+    "DPRContextEncoder": "ctx_encoder.bert_model.embeddings.word_embeddings.weight",
+}
 
 
 class FakeEmbedder:
@@ -25,7 +30,7 @@ class FakeEmbedder:
         folder: of a checkpoint with the table.
         behave: a file that says what to do before a batch: `wait` while it is there, `die` once,
             or `fail`.
-        encoder: REALM's embedder has no such table; some of its word embeddings serve.
+        encoder: REALM's embedder and DPR's have no such table; their word embeddings serve.
         threads: not used.
     """
 
@@ -40,8 +45,9 @@ class FakeEmbedder:
             if encoder is None:
                 self._table = np.array(weights.array("table"))
             else:
-                words = weights.array("realm.embeddings.word_embeddings.weight")
-                self._table = np.array(words[:, :REALM_DIMENSION])
+                words = weights.array(WORDS[encoder])
+                width = REALM_DIMENSION if encoder == "RealmEmbedder" else words.shape[1]
+                self._table = np.array(words[:, :width])
         self.dimension = self._table.shape[1]
         self._behave = None if behave is None else Path(behave)
 

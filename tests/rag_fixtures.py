@@ -128,3 +128,28 @@ def rag_config(generator: str = "bart", vocab: int = 280, words: int = 60, **fie
     return RagConfig.from_question_encoder_generator_configs(
         question_encoder, made, **{**own, "index_name": "custom", **fields}
     )
+
+
+def save_system(folder: Path, name: str, **fields: Any) -> Path:
+    """A RAG model of random weights with its tokenizers, and its passages in `index/`."""
+    import torch
+
+    import pt_models
+    from zoo.retrieval.documents import build, new_settings
+    from zoo.retrieval.readers import Corpus
+
+    folder.mkdir(parents=True)
+    save_tokenizers(folder)
+    torch.manual_seed(0)
+    config = rag_config(max_length=9, **fields)
+    config.generator.decoder_layers = 1
+    getattr(pt_models, name)(config).save_pretrained(folder)
+    lines = [
+        json.dumps({"id": str(number), **passage, "embeddings": vector.tolist()})
+        for number, (passage, vector) in enumerate(zip(PASSAGES, 0.4 * vectors(), strict=True))
+    ]
+    (folder / "passages.jsonl").write_text("\n".join(lines))
+    corpus = Corpus(folder / "passages.jsonl")
+    settings = new_settings(corpus, None, own_vectors=True, index={"kind": "exact"})
+    build(corpus, folder / "index", settings, make=None)
+    return folder

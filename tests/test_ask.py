@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from converters import ask, cli, questions
 from converters.metrics import answer_exact_match, answer_f1, normalize_answer
+from zoo import stages
 from zoo.retrieval import RetrievalError, build_index
 from zoo.retrieval.answers import Answer
 from zoo.retrieval.bm25 import BM25
@@ -176,6 +177,14 @@ def test_ask_a_model_with_its_own_blocks(folder: Path, expected: list[list[Answe
     assert "2. " not in result.stdout
 
 
+@pytest.mark.parametrize("framework", ["pt", "tf"])
+def test_stages_of_an_answer(folder: Path, framework: str) -> None:
+    with ask.opened(folder, framework=framework) as model, stages.timed() as seconds:
+        model.answer(ASKED[:1])
+    assert set(seconds) == {"tokenize", "encode", "retrieve", "read"}
+    assert all(value > 0 for value in seconds.values())
+
+
 def test_ask_documents(folder: Path, tmp_path: Path) -> None:
     """A folder of text is cut, embedded and kept; the second time it is only opened."""
     pytest.importorskip("pyarrow")
@@ -309,14 +318,19 @@ def test_words_find_blocks_for_the_same_reader(folder: Path) -> None:
 
 def served(version: Path, scratch: Path, calls: dict[str, Any], loader: str) -> dict[str, Any]:
     """What signatures give in a fresh process without our packages."""
+    return served_all({"model": request(version, calls, loader)}, scratch)["model"]
+
+
+def request(version: Path, calls: dict[str, Any], loader: str) -> dict[str, Any]:
+    """What `serving_client.py` is to do."""
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
-    request: dict[str, Any] = {"folder": str(version), "loaders": [loader], "calls": {}}
+    made: dict[str, Any] = {"folder": str(version), "loaders": [loader], "calls": {}}
     content = SavedModel.FromString((version / "saved_model.pb").read_bytes())
     signatures = content.meta_graphs[0].signature_def
     for name, inputs in calls.items():
         definition = signatures[name]
-        request["calls"][name] = {
+        made["calls"][name] = {
             "inputs": {
                 key: {
                     "values": value,
@@ -327,14 +341,20 @@ def served(version: Path, scratch: Path, calls: dict[str, Any], loader: str) -> 
             },
             "outputs": {key: tensor.name for key, tensor in definition.outputs.items()},
         }
-    (scratch / "request.json").write_text(json.dumps({"model": request}))
+    return made
+
+
+def served_all(requests: dict[str, Any], scratch: Path) -> dict[str, Any]:
+    """What several models answer in one process without our packages."""
+    (scratch / "request.json").write_text(json.dumps(requests))
     done = subprocess.run(
         [sys.executable, "-I", str(TESTS / "serving_client.py"), str(scratch / "request.json"),
          str(scratch / "answer.json")],
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads((scratch / "answer.json").read_text())[loader]["model"]
+    found = json.loads((scratch / "answer.json").read_text())
+    return {name: model for models in found.values() for name, model in models.items()}
 
 
 def assert_answers(found: dict[str, Any], expected: list[list[Answer]], count: int) -> None:

@@ -20,6 +20,7 @@ from cases import (
     make_config,
     make_inputs,
     names,
+    numbers,
 )
 from frameworks import KERAS, TORCH, Framework, flat
 
@@ -104,6 +105,22 @@ def test_padding_is_not_attended_to_by_default(framework: Framework) -> None:
         words = {n: x for n, x in framework.weights(model).items() if "word_embed" in n}
         embeds = next(iter(words.values()))[ids]
         assert_same(framework.outputs(model, {"inputs_embeds": embeds}), all_seen)
+
+
+@both
+@pytest.mark.parametrize("kind", ["absolute", "relative_key"])
+def test_positions_are_added_only_where_attention_knows_none(
+    framework: Framework, kind: str
+) -> None:
+    case = CASE["dpr-question"]
+    model, inputs = framework.build(case, position_embedding_type=kind), make_inputs(case)
+    before = framework.outputs(model, inputs)["pooler_output"]
+    weights = framework.weights(model)
+    name = "question_encoder.bert_model.embeddings.position_embeddings.weight"
+    weights[name] = weights[name] + numbers("more").standard_normal(weights[name].shape)
+    framework.set_weights(model, weights)
+    after = framework.outputs(model, inputs)["pooler_output"]
+    assert (np.abs(after - before).max() > 1e-2) == (kind == "absolute")
 
 
 @both

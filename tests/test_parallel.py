@@ -12,13 +12,16 @@ TENSORFLOW_ONLY = {
     "in_graph.py",  # text operations exist in TensorFlow only
     "text_heads.py",  # and so do heads that answer with text
     "question_answering.py",  # such as this one
+    "rag_serving.py",  # and this
 }
 # What the framework's own layers lack, which is not the same in both.
 FILLS_GAPS = {"layers.py"}
 # Keras tells a layer by argument whether it trains, and its blocks the seeds of their dropout.
 KERAS_ONLY = {"training", "seed", "seeds", "learns"}
-# What TensorFlow's custom gradients, compiler and stateless dropout do without.
-TORCH_ONLY_CLASSES = {"Tile", "Dropout", "Tape", "ReplayedCaches"}
+# What TensorFlow's custom gradients, compiler and stateless dropout do without; and states without
+# padding, whose number a graph does not know.
+TORCH_ONLY_CLASSES = {"Tile", "Dropout", "Tape", "ReplayedCaches", "Packing"}
+TORCH_ONLY = {"wanted", "packs"}
 # A variable under its published name; PyTorch's state_dict has the names by itself.
 KERAS_ONLY_CLASSES = {"Weight"}
 
@@ -89,6 +92,7 @@ def test_same_arguments_in_the_same_order(file: str) -> None:
         (names, open_end), (keras_names, _) = forward, call
         extra = {"training"} if is_model(name) else KERAS_ONLY
         keras_names = [argument for argument in keras_names if argument not in extra]
+        extra |= TORCH_ONLY
         names = [argument for argument in names if argument not in extra]  # Reformer's seeds
         if open_end and not is_model(name):  # *inputs: Keras spells out what it hands on
             keras_names = keras_names[: len(names)]

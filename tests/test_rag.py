@@ -293,6 +293,8 @@ def test_errors_of_the_retriever(folder: Path) -> None:
         RagRetriever.from_pretrained(folder)
     with pytest.raises(ValueError, match="there is no folder 'wiki_dpr': download the data set"):
         RagRetriever.from_pretrained(folder, index_name="exact")
+    with pytest.raises(ValueError, match="config.use_dummy_dataset: True says what to download"):
+        RagRetriever.from_pretrained(folder, index_name="exact", use_dummy_dataset=True)
     with pytest.raises(ValueError, match="config.passages_path: there is no folder nowhere"):
         RagRetriever.from_pretrained(folder, passages_path="nowhere")
     made = RagRetriever.from_pretrained(folder, init_retrieval=False)
@@ -357,6 +359,10 @@ def test_data_sets_are_read_once(index_name: str, folder: Path, tmp_path: Path) 
         options["index_path"] = str(tmp_path / "elsewhere")
         assert_finds(RagRetriever.from_pretrained(folder, **options))
         assert (tmp_path / "elsewhere" / "documents.json").is_file() and other.is_dir()
+        # What was given as an index is found again where its folder still is.
+        made = RagRetriever.from_pretrained(folder, index=str(tmp_path / "elsewhere"))
+        made.save_pretrained(tmp_path / "again")
+        assert_finds(RagRetriever.from_pretrained(tmp_path / "again"))
     with pytest.raises(ValueError, match="vectors of 6 numbers.*retrieval_vector_size is 9"):
         RagRetriever.from_pretrained(
             folder, passages_path=tmp_path / "wiki.documents", retrieval_vector_size=9
@@ -706,8 +712,11 @@ def brute_force(framework: Framework, model: Any, inputs: Any, beams: int, uniqu
 
 @both
 @pytest.mark.parametrize("unique", [True, False])
-def test_thorough_decoding(framework: Framework, unique: bool) -> None:
+def test_thorough_decoding(
+    framework: Framework, unique: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, inputs = shared(framework, HEADS[0]), given(labels=False)
+    monkeypatch.setattr(model.config, "label_smoothing", 0.0 if unique else 0.4)
     options = {"num_beams": 2, "max_length": 8, "n_docs": DOCS, "do_deduplication": unique}
     expected = brute_force(framework, model, inputs, 2, unique)
     got = generate(framework, model, inputs, num_return_sequences=2, **options)
@@ -741,6 +750,10 @@ def test_an_answer_does_not_depend_on_its_neighbours(framework: Framework, name:
     model, inputs = shared(framework, name), given(labels=False)
     options = {"n_docs": DOCS, "num_beams": 2, "max_length": 9}
     together = generate(framework, model, inputs, **options)
+    wider = dict(inputs)
+    for column, padding in (("context_input_ids", 1), ("context_attention_mask", 0)):
+        wider[column] = np.pad(inputs[column], ((0, 0), (0, 20)), constant_values=padding)
+    np.testing.assert_array_equal(generate(framework, model, wider, **options), together)
     for row in range(BATCH):
         alone = {
             n: x[row * DOCS : (row + 1) * DOCS] if n.startswith("context") else x[row : row + 1]

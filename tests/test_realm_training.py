@@ -281,13 +281,13 @@ def test_gradients_of_pretraining_reach_both_sides_of_the_embedder(setting: Sett
 def test_groups_of_similar_lengths_change_nothing(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pt_models import realm_training
+    from pt_models import matching
 
     vectors = []
     for groups in (1, 4):
-        monkeypatch.setattr(realm_training, "GROUPS", groups)
+        monkeypatch.setattr(matching, "GROUPS", groups)
         embedder = embedder_of(TORCH, setting)
-        vectors.append(realm_training.embed_corpus(embedder, setting.corpus, 80))
+        vectors.append(matching.embed_corpus(embedder, setting.corpus, 80))
     np.testing.assert_allclose(*vectors, rtol=1e-4, atol=1e-5)
 
 

@@ -60,8 +60,12 @@ class Embeddings(Block):
         if token_type_ids is None:
             token_type_ids = ops.zeros((1, ops.shape(words)[1]), "int32")
         types = self.token_type_embeddings(token_type_ids)
-        summed = words + types + self.position_embeddings(position_ids)
+        summed = self.summed(words, types, position_ids)
         return dropout(self.LayerNorm(summed), self.dropout_rate, seed)
+
+    def summed(self, words: Any, types: Any, position_ids: Any) -> Any:
+        """Embedded words and token types with those of positions."""
+        return words + types + self.position_embeddings(position_ids)
 
 
 class AddAndNorm(Block):

@@ -30,12 +30,25 @@ from .layers import Block, Dense, Seeds, replace_part
 from .modeling import TFPreTrainedModel, default
 
 
+class TFDPREmbeddings(Embeddings):
+    """BERT's; where attention knows of distances, positions are in the file but not added."""
+
+    def __init__(self, config: DPRConfig, width: int, dtype: Any = None) -> None:
+        super().__init__(config, width, dtype=dtype)
+        self.adds_positions = config.position_embedding_type == "absolute"
+
+    def summed(self, words: Any, types: Any, position_ids: Any) -> Any:
+        if not self.adds_positions:
+            return words + types
+        return super().summed(words, types, position_ids)
+
+
 class TFDPRBert(Block):
     """Embeddings and layers, under their published names."""
 
     def __init__(self, config: DPRConfig, dtype: Any = None) -> None:
         super().__init__(dtype=dtype)
-        self.embeddings = Embeddings(config, config.hidden_size, dtype=dtype)
+        self.embeddings = TFDPREmbeddings(config, config.hidden_size, dtype=dtype)
         self.encoder = Encoder(config, config.position_embedding_type, dtype=dtype)
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import functools
 import hashlib
 import itertools
 import json
@@ -30,12 +31,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_text as tf_text
 from tensorflow_text.python.ops.sentencepiece_tokenizer import (
     gen_sentencepiece_tokenizer as text_ops,
 )
 
+from zoo.tokenizers import bart
 from zoo.tokenizers.wordpiece import LONGEST_WORD, PREFIX, character_kind
 
 Plan = dict[str, Any]
@@ -544,6 +547,27 @@ def _class_steps(rules: Sequence[tuple[str, str]]) -> list[Step]:
     return steps + _rules_step(others)
 
 
+@functools.cache
+def _word_piece_steps(
+    lower: bool, strips: bool, chinese: bool
+) -> tuple[str, list[Step], list[Step]]:
+    """The class of symbols; the steps of lower-casing; those of cleaning. For all Unicode, once."""
+    chars = [chr(code) for code in _code_points()]
+    by_kind: dict[str, list[str]] = {}
+    for char in chars:
+        by_kind.setdefault(character_kind(char), []).append(char)
+    rules = [(char, "") for char in by_kind["drop"]]
+    rules += [(char, " ") for char in by_kind["space"] if char != " "]
+    if chinese:
+        rules += [(char, f" {char} ") for char in by_kind["chinese"]]
+    lowered = _rules_step(_character_rules(str.lower)) if lower else []
+    steps = [_replace_step("\n", " "), _replace_step("\\x00", ""), *_class_steps(rules), *lowered]
+    steps.append(["unicode", "NFD" if strips else "NFC"])
+    if strips:
+        steps += _class_steps([(c, "") for c in chars if unicodedata.category(c) == "Mn"])
+    return _char_class(map(ord, by_kind["symbol"])), lowered, steps
+
+
 def _slow_wordpiece_plan(tokenizer: Any) -> Plan:
     """The plan of a `BertTokenizer`."""
     basic = tokenizer.basic_tokenizer
@@ -551,22 +575,9 @@ def _slow_wordpiece_plan(tokenizer: Any) -> Plan:
         value = getattr(tokenizer if name == "do_basic_tokenize" else basic, name)
         if value != wanted:
             raise CannotExpressError(f"{name}={value!r} cannot be expressed in the graph")
-    chars = [chr(code) for code in _code_points()]
-    by_kind: dict[str, list[str]] = {}
-    for char in chars:
-        by_kind.setdefault(character_kind(char), []).append(char)
     lower = bool(tokenizer.do_lower_case)
-    strips = lower if basic.strip_accents is None else basic.strip_accents
-    rules = [(char, "") for char in by_kind["drop"]]
-    rules += [(char, " ") for char in by_kind["space"] if char != " "]
-    if basic.tokenize_chinese_chars:
-        rules += [(char, f" {char} ") for char in by_kind["chinese"]]
-    steps = [_replace_step("\n", " "), _replace_step("\\x00", ""), *_class_steps(rules)]
-    if lower:
-        steps += _rules_step(_character_rules(str.lower))
-    steps.append(["unicode", "NFD" if strips else "NFC"])
-    if strips:
-        steps += _class_steps([(c, "") for c in chars if unicodedata.category(c) == "Mn"])
+    strips = lower if basic.strip_accents is None else bool(basic.strip_accents)
+    symbols, lowered, steps = _word_piece_steps(lower, strips, bool(basic.tokenize_chinese_chars))
     tokens, protected = [], []
     for index, token in tokenizer.added_tokens_decoder.items():
         if tokenizer.split_special_tokens:
@@ -579,10 +590,10 @@ def _slow_wordpiece_plan(tokenizer: Any) -> Plan:
         "kind": "slow",
         "spaces": PYTHON_SPACES,
         "raw_tokens": protected if lower else tokens,
-        "text_steps": _rules_step(_character_rules(str.lower)) if lower else [],
+        "text_steps": copy.deepcopy(lowered),
         "normalized_tokens": tokens if lower else [],
-        "segment_steps": steps,
-        "symbols": _char_class(map(ord, by_kind["symbol"])),
+        "segment_steps": copy.deepcopy(steps),
+        "symbols": symbols,
         "blanks": PYTHON_SPACES,
         "cleaning_decoder": False,
         "single": _slow_template(tokenizer, [[-1]]),
@@ -590,10 +601,44 @@ def _slow_wordpiece_plan(tokenizer: Any) -> Plan:
     }
 
 
-def _fast_wordpiece_plan(tokenizer: Any) -> Plan:
-    """The plan of a `BertTokenizerFast`."""
+@functools.cache
+def _probed_word_steps(
+    clean: bool, chinese: bool, strips: bool, lower: bool
+) -> tuple[list[Step], str, str]:
+    """What BERT's normaliser does, as steps; the classes of symbols and of blanks. Asked once."""
     from tokenizers import normalizers, pre_tokenizers
 
+    quiet = {"clean_text": False, "handle_chinese_chars": False, "strip_accents": False,
+             "lowercase": False}  # fmt: skip
+
+    def probed(**switched_on: bool) -> list[Step]:
+        return _class_steps(_probe(normalizers.BertNormalizer(**(quiet | switched_on)), "0x0"))
+
+    steps: list[Step] = []
+    if clean:
+        steps += [_replace_step("\n", " "), _replace_step("\\x00", "")]
+    steps += probed(clean_text=clean, handle_chinese_chars=chinese)
+    if strips:
+        steps += _rules_step(_probe(normalizers.NFD())) + [["unicode", "NFD"]]
+        steps += probed(strip_accents=True)
+    if lower:
+        steps += probed(lowercase=True)
+    # Every character behind a letter: a symbol is a piece of its own, a blank is in none.
+    probe = "".join(f"a{char}" for char in map(chr, _code_points()))
+    pieces = pre_tokenizers.BertPreTokenizer().pre_tokenize_str(probe)
+    symbols = {start for _, (start, end) in pieces if end == start + 1 and start % 2}
+    ends = [0, *(end for _, (_, end) in pieces)]
+    starts = [*(start for _, (start, _) in pieces), len(probe)]
+    gaps = (place for end, start in zip(ends, starts, strict=True) for place in range(end, start))
+    return (
+        steps,
+        _char_class(ord(probe[place]) for place in symbols),
+        _char_class([10, *(ord(probe[place]) for place in gaps)]),
+    )
+
+
+def _fast_wordpiece_plan(tokenizer: Any) -> Plan:
+    """The plan of a `BertTokenizerFast`."""
     backend = tokenizer.backend_tokenizer
     state = json.loads(backend.to_str())
     model = state["model"]
@@ -606,36 +651,15 @@ def _fast_wordpiece_plan(tokenizer: Any) -> Plan:
         raise CannotExpressError(f"expected max_input_chars_per_word={LONGEST_WORD}")
     options = {name: value for name, value in state["normalizer"].items() if name != "type"}
     strips = options["lowercase"] if options["strip_accents"] is None else options["strip_accents"]
-    quiet = {"clean_text": False, "handle_chinese_chars": False, "strip_accents": False,
-             "lowercase": False}  # fmt: skip
-
-    def probed(**switched_on: bool) -> list[Step]:
-        return _class_steps(_probe(normalizers.BertNormalizer(**(quiet | switched_on)), "0x0"))
-
-    steps: list[Step] = []
-    if options["clean_text"]:
-        steps += [_replace_step("\n", " "), _replace_step("\\x00", "")]
-    steps += probed(
-        clean_text=options["clean_text"], handle_chinese_chars=options["handle_chinese_chars"]
+    steps, symbols, blanks = _probed_word_steps(
+        options["clean_text"], options["handle_chinese_chars"], strips, options["lowercase"]
     )
-    if strips:
-        steps += _rules_step(_probe(normalizers.NFD())) + [["unicode", "NFD"]]
-        steps += probed(strip_accents=True)
-    if options["lowercase"]:
-        steps += probed(lowercase=True)
     raw, normalized = [], []
     for index, token in tokenizer.added_tokens_decoder.items():
         if token.special and tokenizer.split_special_tokens:
             continue
         content = backend.normalizer.normalize_str(token.content) if token.normalized else None
         (normalized if token.normalized else raw).append(_token_entry(token, index, content))
-    # Every character behind a letter: a symbol is a piece of its own, a blank is in none.
-    probe = "".join(f"a{char}" for char in map(chr, _code_points()))
-    pieces = pre_tokenizers.BertPreTokenizer().pre_tokenize_str(probe)
-    symbols = {start for _, (start, end) in pieces if end == start + 1 and start % 2}
-    ends = [0, *(end for _, (_, end) in pieces)]
-    starts = [*(start for _, (start, _) in pieces), len(probe)]
-    gaps = (place for end, start in zip(ends, starts, strict=True) for place in range(end, start))
     decoder = state["decoder"] or {}
     if decoder.get("type") != "WordPiece":
         raise CannotExpressError(f"decoder {decoder.get('type')} cannot be expressed in the graph")
@@ -644,14 +668,103 @@ def _fast_wordpiece_plan(tokenizer: Any) -> Plan:
         "kind": "fast",
         "spaces": UNICODE_SPACES,
         "raw_tokens": raw,
-        "text_steps": steps,
+        "text_steps": copy.deepcopy(steps),
         "normalized_tokens": normalized,
-        "symbols": _char_class(ord(probe[place]) for place in symbols),
-        "blanks": _char_class([10, *(ord(probe[place]) for place in gaps)]),
+        "symbols": symbols,
+        "blanks": blanks,
         "cleaning_decoder": bool(decoder["cleanup"]),
         "single": _fast_template(state["post_processor"], "single"),
         "pair": _fast_template(state["post_processor"], "pair"),
     }
+
+
+# --- byte-level BPE ----------------------------------------------------------------------------
+
+
+def _byte_pair_plan(tokenizer: Any) -> Plan:
+    """The plan of a `BartTokenizer` or a `BartTokenizerFast`."""
+    fast = getattr(tokenizer, "is_fast", False)
+    raw: list[list[Any]] = []
+    normalized: list[list[Any]] = []
+    for index, token in tokenizer.added_tokens_decoder.items():
+        if tokenizer.split_special_tokens and (token.special or not fast):
+            continue
+        (normalized if fast and token.normalized else raw).append(_token_entry(token, index))
+    if fast:
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        model = state["model"]
+        _check_byte_pairs(state)
+        vocab = model["vocab"]
+        pairs = [x.split(" ") if isinstance(x, str) else x for x in model["merges"]]
+    else:
+        vocab, pairs = tokenizer._vocab, list(tokenizer._merges)
+    for name, wanted in (("add_prefix_space", False), ("errors", "replace")):
+        value = getattr(tokenizer, name, wanted)
+        if value != wanted:
+            raise CannotExpressError(f"{name}={value!r} cannot be expressed in the graph")
+    size = len(vocab)
+    if sorted(vocab.values()) != list(range(size)):
+        raise CannotExpressError("a vocabulary whose ids have gaps cannot be expressed")
+    letters = bart.byte_letters()
+    wanted_tokens = {
+        *letters.values(),
+        *(part for pair in pairs for part in (*pair, "".join(pair))),
+    }
+    if missing := sorted(wanted_tokens - set(vocab)):
+        raise CannotExpressError(
+            f"vocabulary: {missing[0]!r} is missing, and {len(missing) - 1} other tokens that "
+            "bytes and merges need"
+        )
+    merges = [(vocab[a], vocab[b], vocab[a + b]) for a, b in pairs]
+    known = bart.letter_bytes()
+    spelled = [
+        bytes(known[c] for c in token) if known.keys() >= set(token) else token.encode()
+        for token in sorted(vocab, key=vocab.__getitem__)
+    ]
+    return _common_plan(tokenizer) | {
+        "kind": "fast" if fast else "slow",
+        "spaces": UNICODE_SPACES if fast else PYTHON_SPACES,
+        "raw_tokens": raw,
+        "text_steps": [],
+        "normalized_tokens": normalized,
+        "segment_steps": [],
+        "size": size,
+        "bytes": [vocab[letters[byte]] for byte in range(256)],
+        "merges": _pack(np.array(merges, "<i4").reshape(-1, 3).tobytes()),
+        "spelled": [base64.b64encode(token).decode() for token in spelled],
+        "kinds": dict(_kinds_of_characters()),
+        "single": _slow_template(tokenizer, [[-1]]),
+        "pair": _slow_template(tokenizer, [[-1], [-2]]),
+    }
+
+
+@functools.cache
+def _kinds_of_characters() -> dict[str, str]:
+    """The classes of letters L, numbers N, white space S and other characters O."""
+    kinds: dict[str, list[int]] = {"L": [], "N": [], "O": [], "S": []}
+    for code in itertools.chain(range(0xD800), range(0xE000, 0x110000)):
+        kinds[bart._kind(chr(code)).replace(" ", "S")].append(code)
+    return {kind: _char_class(codes) for kind, codes in kinds.items()}
+
+
+def _check_byte_pairs(state: Mapping[str, Any]) -> None:
+    """Refuses a tokenizer.json that says anything else than BART's."""
+    model, cutter, decoder = (state[x] or {} for x in ("model", "pre_tokenizer", "decoder"))
+    if model.get("type") != "BPE" or cutter.get("type") != "ByteLevel" or state["normalizer"]:
+        raise CannotExpressError(
+            f"{model.get('type')} with the pre_tokenizer {cutter.get('type')} and the normalizer "
+            f"{(state['normalizer'] or {}).get('type')} cannot be expressed in the graph"
+        )
+    if decoder.get("type") != "ByteLevel":
+        raise CannotExpressError(f"decoder {decoder.get('type')} cannot be expressed in the graph")
+    for part, name, wanted in (
+        (cutter, "add_prefix_space", (False,)), (cutter, "use_regex", (True,)),
+        (model, "dropout", (None,)), (model, "byte_fallback", (False,)),
+        (model, "ignore_merges", (False,)), (model, "continuing_subword_prefix", (None, "")),
+        (model, "end_of_word_suffix", (None, "")),
+    ):  # fmt: skip
+        if part.get(name, wanted[0]) not in wanted:
+            raise CannotExpressError(f"{name}={part[name]!r} cannot be expressed in the graph")
 
 
 # --- the graph ---------------------------------------------------------------------------------
@@ -894,6 +1007,90 @@ class _WordPieces(_Pieces):
         if plan["cleaning_decoder"]:
             spelled = _cleaned(spelled)
         text = tf.strings.reduce_join(pieces.with_values(spelled), axis=-1)
+        return _cleaned(text) if plan["clean_up"] else text
+
+
+class _BytePairs(_Pieces):
+    """The same for byte-level BPE: the bytes of a word are joined pair by pair."""
+
+    def make_model(self, plan: Plan) -> None:
+        """Three arrays: what a pair is found by, in order, its place in the file, and its id."""
+        first, second, made = np.frombuffer(_unpack(plan["merges"]), "<i4").reshape(-1, 3).T
+        keys = first.astype(np.int64) * plan["size"] + second
+        order = np.argsort(keys)
+        # One that is never found, so that there is something to look into.
+        keys = np.append(keys[order], np.int64(plan["size"]) ** 2)
+        ranks, made = (np.append(x, 0).astype(np.int32) for x in (order, made[order]))
+        self.merges: Callable[[], tuple[np.ndarray, ...]] = lambda: (keys, ranks, made)
+
+    def words(self, text: tf.Tensor, first: tf.Tensor) -> tf.RaggedTensor:
+        """`(segments, words)`: letters, numbers or signs, each with the space before it."""
+        letter, number, other, space = (self.plan()["kinds"][kind] for kind in "LNOS")
+        # The last of several spaces belongs to what follows it.
+        last = f"({space}+)({space})([^{space[1:]})"
+        parts = tf.strings.split(tf.strings.regex_replace(text, last, rb"\1" + CUT + rb"\2\3"), CUT)
+        word = f"('(?:s|t|re|ve|m|ll|d)| ?{letter}+| ?{number}+| ?{other}+|{space}+)"
+        marked = tf.strings.regex_replace(parts.values, word, rb"\1" + CUT)
+        words = parts.with_values(tf.strings.split(marked, CUT)).merge_dims(1, 2)
+        return tf.ragged.boolean_mask(words, words.with_values(words.values != ""))
+
+    def ids_of_words(self, words: tf.Tensor) -> tf.RaggedTensor:
+        split = tf.strings.bytes_split(words)
+        values = tf.cast(tf.reshape(tf.io.decode_raw(split.values, tf.uint8), [-1]), tf.int32)
+        ids = split.with_values(tf.gather(tf.constant(self.plan()["bytes"]), values))
+        # At least two columns: a pair to look at.
+        width = tf.maximum(ids.bounding_shape(1), 2)
+        dense = ids.to_tensor(-1, shape=tf.stack([-1, width]))
+        keys, ranks, made = map(tf.constant, self.merges())
+        never = ranks.dtype.max
+        column = tf.range(tf.cast(width, tf.int32))[None]
+
+        def found(dense: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            """Where each pair's merge is, and its rank; `(words, width - 1)`."""
+            first, second = tf.cast(dense[:, :-1], tf.int64), tf.cast(dense[:, 1:], tf.int64)
+            wanted = first * self.plan()["size"] + second
+            wanted = tf.where(second < 0, tf.constant(-1, tf.int64), wanted)
+            place = tf.reshape(tf.searchsorted(keys, tf.reshape(wanted, [-1])), tf.shape(wanted))
+            return place, tf.where(tf.gather(keys, place) == wanted, tf.gather(ranks, place), never)
+
+        def merge(dense: tf.Tensor, place: tf.Tensor, rank: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            """Joins the pair of each word that comes first in the file, the first of several."""
+            at = tf.argmin(rank, axis=1, output_type=tf.int32)[:, None]
+            joined = tf.gather(made, tf.gather(place, at, batch_dims=1))
+            left = tf.pad(dense[:, 1:], [[0, 0], [0, 1]], constant_values=-1)
+            changed = tf.where(column == at, joined, tf.where(column > at, left, dense))
+            any_left = tf.reduce_min(rank, axis=1, keepdims=True) < never
+            dense = tf.where(any_left, changed, dense)
+            return dense, *found(dense)
+
+        dense = tf.while_loop(
+            lambda dense, place, rank: tf.reduce_any(rank < never),
+            merge,
+            (dense, *found(dense)),
+            parallel_iterations=1,
+        )[0]
+        return tf.RaggedTensor.from_tensor(dense, padding=-1)
+
+    def texts(self, ids: tf.RaggedTensor) -> tf.Tensor:
+        plan = self.plan()
+        written = plan["written"] or [[-1, ""]]
+        values = tf.cast(ids.values, tf.int32)
+        known = (values >= 0) & (values < plan["size"])
+        spelled = tf.constant([base64.b64decode(token) for token in plan["spelled"]])
+        piece = tf.gather(spelled, tf.where(known, values, 0))
+        matches = values[:, None] == tf.constant([index for index, _ in written])[None]
+        is_added = tf.reduce_any(matches, axis=1)
+        content = tf.gather([text for _, text in written], tf.argmax(matches, axis=1))
+        piece = tf.where(is_added, content, piece)
+        keep = (known | is_added) & ~(is_added & (content == ""))
+        pieces = tf.ragged.boolean_mask(ids.with_values(piece), ids.with_values(keep))
+        if plan["kind"] == "slow":  # an added token stands alone
+            alone = tf.boolean_mask(is_added, keep)
+            follows = tf.ragged.range(pieces.row_lengths()).values > 0
+            apart = follows & (alone | tf.pad(alone, [[1, 0]])[:-1])
+            pieces = pieces.with_values(tf.where(apart, " ", "") + pieces.values)
+        text = tf.strings.reduce_join(pieces, axis=-1)
+        text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8")
         return _cleaned(text) if plan["clean_up"] else text
 
 
@@ -1367,3 +1564,18 @@ class TFRealmTokenizer(TFBertTokenizer):
         if self.max_length is None:
             raise ValueError("max_length: the layer needs it, to pad candidates to")
         return self._encode(text, text_pair, "max_length")
+
+
+@keras.saving.register_keras_serializable("zoo")
+class TFBartTokenizer(TFSentencePieceTokenizer):
+    """`BartTokenizer` or `BartTokenizerFast` as a layer: strings to ids, in the graph.
+
+    `add_prefix_space` and `errors` other than "replace" cannot be expressed.
+    """
+
+    tokenizer_classes = ("BartTokenizer", "BartTokenizerFast")
+    pieces_class = _BytePairs
+
+    @classmethod
+    def _plan_of(cls, tokenizer: Any) -> Plan:
+        return _byte_pair_plan(tokenizer)

@@ -10,7 +10,7 @@ another.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import keras
@@ -21,6 +21,10 @@ from zoo import checks, pretrained
 from zoo.configs import RagConfig
 from zoo.generation import GenerationConfig
 from zoo.outputs import ModelOutput, RetrievAugLMMarginOutput, RetrievAugLMOutput
+from zoo.retrieval import answers as in_words
+from zoo.retrieval.answers import RagAnswer, Weighed
+from zoo.retrieval.realm import check_questions
+from zoo.stages import stage
 
 from .auto import TFAutoModel, TFAutoModelForSeq2SeqLM
 from .bert import Cache
@@ -28,6 +32,8 @@ from .generation import Prompt, StepOutput, TFGenerationMixin, TreeDecoder
 from .layers import dims
 from .losses import IGNORED
 from .modeling import TFPreTrainedModel, default
+
+FEW = 16  # lengths of texts are multiples of it
 
 
 class TFRagPreTrainedModel(TFPreTrainedModel):
@@ -193,6 +199,23 @@ class Found(NamedTuple):
     ids: Any | None = None
     vectors: Any | None = None
     question: ModelOutput | None = None
+
+    def unpadded(self) -> Found:
+        """Without the last places that are padding in all rows: nothing attends to them.
+
+        Differs: not in a graph, and some stay, so that there are few different shapes to trace.
+        """
+        ids, mask = self.context_input_ids, self.context_attention_mask
+        if mask is None or not tf.executing_eagerly():
+            return self
+        mask = tf.convert_to_tensor(mask)
+        live = mask.numpy() != 0
+        if not live.any(1).all():
+            return self  # a row of nothing but padding attends to all of it
+        length = -(-int(live.any(0).nonzero()[0].max() + 1) // FEW) * FEW
+        return self._replace(
+            context_input_ids=ids[:, :length], context_attention_mask=mask[:, :length]
+        )
 
 
 @keras.saving.register_keras_serializable("tf_models")
@@ -496,6 +519,120 @@ class TFRagForGeneration(TFRagPreTrainedModel):
         checks.passages(n_docs, found.doc_scores.shape, _shape(found.context_input_ids))
         return found
 
+    def answer(
+        self,
+        questions: Sequence[str],
+        n_best: int = 1,
+        n_docs: int | None = None,
+        batch_size: int = 8,
+        **options: Any,
+    ) -> list[list[RagAnswer]]:
+        """Answers questions, with the passages. How they are put into batches changes nothing.
+
+        Args:
+            questions: texts.
+            n_best: answers to each question; the same words count once.
+            n_docs: passages for each question; by default the configuration's.
+            batch_size: questions at a time.
+            options: of `generate`, such as `num_beams` and `max_new_tokens`.
+        Returns:
+            For each question up to `n_best` answers, best first.
+        Raises:
+            ValueError: there is no retriever, or an argument is impossible.
+        """
+        check_questions(questions, n_best, batch_size)
+        in_words.check_options(options)
+        if self.retriever is None:
+            raise ValueError(f"{type(self).__name__}: retriever is None; give it a RagRetriever")
+        n_docs = self.config.n_docs if n_docs is None else n_docs
+        return [
+            answers
+            for start in range(0, len(questions), batch_size)
+            for answers in self._answer(
+                list(questions[start : start + batch_size]), n_best, n_docs, options
+            )
+        ]
+
+    def _answer(
+        self, questions: list[str], n_best: int, n_docs: int, options: Mapping[str, Any]
+    ) -> list[list[RagAnswer]]:
+        retriever, encoder = self.retriever, self.question_encoder
+        tokens = retriever.tokenize_questions(questions, encoder.config.max_position_embeddings)
+        with stage("encode"):
+            asked = [tf.convert_to_tensor(x) for x in tokens.values()]
+            found = self._find(*asked, None, None, None, n_docs)
+        with stage("generate"):
+            sequences = self._candidates(found, n_best, options)
+            sequences = tf.reshape(sequences, (len(questions), -1, dims(sequences)[1]))
+        decode, answers = retriever.generator_tokenizer.batch_decode, []
+        for row, candidates in enumerate(sequences):
+            with stage("weigh"):
+                texts = decode(candidates.numpy().tolist(), skip_special_tokens=True)
+                chosen = tf.gather(candidates, in_words.different(texts, n_best))
+                passages = slice(row * n_docs, (row + 1) * n_docs)
+                own = Found(
+                    found.doc_scores[row : row + 1],
+                    found.context_input_ids[passages],
+                    found.context_attention_mask[passages],
+                )
+                weighed = self._weigh(chosen[None], own)
+                answers.append(
+                    in_words.rag_answers(
+                        retriever,
+                        found.ids[row].numpy(),
+                        tf.cast(found.doc_scores[row], tf.float32).numpy(),
+                        Weighed(*(None if x is None else x.numpy() for x in weighed)),
+                    )
+                )
+        return answers
+
+    def _candidates(self, found: Found, n_best: int, options: Mapping[str, Any]) -> Any:
+        """Answers `(batch * any, length)`, best first, some of them maybe alike."""
+        raise NotImplementedError
+
+    def _weigh(self, answers: Any, found: Found) -> Weighed:
+        """Probabilities of answers `(batch, answers, length)`, and what passages share in them."""
+        batch, count, length = dims(answers)
+        n_docs, bos = found.doc_scores.shape[1], self._token("bos_token_id")
+
+        def each(x: Any) -> Any:
+            """The same for all answers to a question."""
+            rows = tf.reshape(x, (batch, -1, *dims(x)[1:]))
+            return tf.reshape(tf.repeat(rows, count, axis=0), (-1, *dims(x)[1:]))
+
+        mask, answers = found.context_attention_mask, tf.reshape(answers, (-1, length))
+        encoded = self.get_encoder()(found.context_input_ids, mask, return_dict=True)
+        output = self.rag(
+            encoder_outputs=(each(encoded[0]),),
+            decoder_input_ids=answers,
+            doc_scores=each(found.doc_scores),
+            context_attention_mask=each(mask),
+            use_cache=False,
+            n_docs=n_docs,
+            return_dict=True,
+        )
+        labels, counts = self._targets(answers)
+        if bos is not None:
+            counts &= (tf.range(length) > 0) | (labels != bos)
+        # (batch * answers, D, length)
+        logits = _of_passages(output.logits, n_docs)
+        tokens = _log_probabilities(logits, labels[:, None])
+        passages = tf.nn.log_softmax(tf.cast(output.doc_scores, tf.float32))
+        found_all = (*self._shares(tokens, passages, counts), labels, counts)
+        return Weighed(
+            *(None if x is None else tf.reshape(x, (batch, count, *dims(x)[1:])) for x in found_all)
+        )
+
+    def _shares(self, tokens: Any, passages: Any, counts: Any) -> tuple[Any, Any, Any | None]:
+        """Scores and shares of `Weighed`, of a flat batch of answers.
+
+        Args:
+            tokens: `(answers, D, length)`, log probabilities.
+            passages: `(answers, D)`, the same.
+            counts: `(answers, length)`, whether a token is part of the answer.
+        """
+        raise NotImplementedError
+
 
 @keras.saving.register_keras_serializable("tf_models")
 class TFRagSequenceForGeneration(TFRagForGeneration):
@@ -643,10 +780,15 @@ class TFRagSequenceForGeneration(TFRagForGeneration):
         beams = config.num_beams if num_beams is None else num_beams
         found = self._find(
             input_ids, attention_mask, context_input_ids, context_attention_mask, doc_scores, n_docs
-        )
-        sequences = self.generator.generate(
-            found.context_input_ids,
-            attention_mask=found.context_attention_mask,
+        ).unpadded()
+        generator, contexts = self.generator, found.context_input_ids
+        mask = found.context_attention_mask
+        inputs = {"input_ids": contexts, "attention_mask": mask}
+        encoder_outputs, encoded = generator._encode(inputs, {})
+        sequences = generator.generate(
+            contexts,
+            attention_mask=mask,
+            encoder_outputs=encoder_outputs,
             num_beams=beams,
             num_return_sequences=beams,
             **model_kwargs,
@@ -654,39 +796,65 @@ class TFRagSequenceForGeneration(TFRagForGeneration):
         count, length = n_docs * beams, dims(sequences)[1]
         # (batch, D * beams, length)
         candidates = tf.reshape(sequences, (-1, count, length))
-        losses = self._scorer(n_docs)(
-            candidates, found.context_input_ids, found.context_attention_mask, found.doc_scores
-        )
+        checks.enough_answers(returned, count, 0)
+        repeated = tf.zeros((1, 1), tf.bool)
         if default(do_deduplication, config.do_deduplication):
-            # Differs: a graph has one size, so an answer that came before stays and is not chosen.
             same = tf.reduce_all(candidates[:, :, None] == candidates[:, None], axis=-1)
             earlier = tf.range(count)[:, None] < tf.range(count)
             repeated = tf.reduce_any(same & earlier, axis=1)
-            losses = tf.where(repeated, float("inf"), losses)
             if tf.executing_eagerly():
-                for row, left in enumerate(tf.reduce_sum(tf.cast(~repeated, tf.int32), 1).numpy()):
+                # Differs: rows have one size, and in a graph that of all answers; what came before
+                # stays in shorter ones and is not chosen.
+                different = tf.reduce_sum(tf.cast(~repeated, tf.int32), 1).numpy()
+                for row, left in enumerate(different):
                     checks.enough_answers(returned, int(left), row)
-        checks.enough_answers(returned, count, 0)
+                order = tf.argsort(tf.cast(repeated, tf.int32), axis=1, stable=True)
+                candidates, repeated = (
+                    tf.gather(x, order[:, : different.max()], batch_dims=1)
+                    for x in (candidates, repeated)
+                )
+        losses = self._scorer(n_docs)(candidates, encoded, found.doc_scores)
+        losses = tf.where(repeated, float("inf"), losses)
         best = tf.argsort(losses, axis=1, stable=True)[:, :returned]
         answers = tf.gather(candidates, best, batch_dims=1)
         return tf.reshape(answers, (-1, length))
 
+    def _candidates(self, found: Found, n_best: int, options: Mapping[str, Any]) -> Any:
+        n_docs = found.doc_scores.shape[1]
+        given = {
+            "context_input_ids": found.context_input_ids,
+            "context_attention_mask": found.context_attention_mask,
+            "doc_scores": found.doc_scores,
+            "n_docs": n_docs,
+        }
+        if n_best == 1:
+            return self.generate(**given, num_return_sequences=1, **options)
+        # All there are: how many of them are different is known afterwards.
+        count = n_docs * (options.get("num_beams") or self.config.num_beams)
+        alike = {"do_deduplication": False, "num_return_sequences": count}
+        return self.generate(**given, **{**options, **alike})
+
+    def _shares(self, tokens: Any, passages: Any, counts: Any) -> tuple[Any, Any, Any | None]:
+        whole = tf.reduce_sum(tf.where(counts[:, None], tokens, 0.0), -1) + passages
+        return tf.reduce_logsumexp(whole, -1), tf.nn.softmax(whole), None
+
     def _scorer(self, n_docs: int) -> Callable[..., Any]:
         """`_answer_losses`, in a graph of its own where it is called eagerly."""
 
-        def losses(candidates: Any, contexts: Any, mask: Any, doc_scores: Any) -> Any:
-            return self._answer_losses(candidates, contexts, mask, doc_scores, n_docs)
+        def losses(candidates: Any, encoded: Mapping[str, Any], doc_scores: Any) -> Any:
+            return self._answer_losses(candidates, encoded, doc_scores, n_docs)
 
         if not tf.executing_eagerly():
             return losses
-        key = (n_docs, *(id(variable) for variable in self.variables))
+        smoothing = self.config.label_smoothing
+        key = (n_docs, smoothing, *(id(variable) for variable in self.variables))
         made = vars(self).setdefault("_scorers", {})
         if key not in made:
             made[key] = tf.function(losses, autograph=False, reduce_retracing=True)
         return made[key]
 
     def _answer_losses(
-        self, candidates: Any, contexts: Any, mask: Any, doc_scores: Any, n_docs: int
+        self, candidates: Any, encoded: Mapping[str, Any], doc_scores: Any, n_docs: int
     ) -> Any:
         """`(batch, candidates)`, of answers `(batch, candidates, length)` to each question.
 
@@ -694,7 +862,6 @@ class TFRagSequenceForGeneration(TFRagForGeneration):
         and what they need of the passages is there once as well.
         """
         generator = self.generator
-        _, encoded = generator._encode({"input_ids": contexts, "attention_mask": mask}, {})
         candidates = tf.cast(candidates, tf.int32)
         length = dims(candidates)[2]
         start = tf.repeat(candidates[:, 0, :1], n_docs, axis=0)
@@ -711,7 +878,12 @@ class TFRagSequenceForGeneration(TFRagForGeneration):
             tokens = tf.repeat(answers, n_docs, axis=0)
             decoded = generator._decode(tokens, None, tf.range(length)[None], past, encoded)
             return self.get_nll(
-                decoded.logits, doc_scores, answers, exclude_bos_score=first, n_docs=n_docs
+                decoded.logits,
+                doc_scores,
+                answers,
+                epsilon=self.config.label_smoothing,
+                exclude_bos_score=first,
+                n_docs=n_docs,
             )
 
         found = tf.map_fn(
@@ -899,6 +1071,12 @@ class TFRagTokenForGeneration(TFGenerationMixin, TFRagForGeneration):
         found = self._find(
             input_ids, attention_mask, context_input_ids, context_attention_mask, doc_scores, n_docs
         )
+        asked = ("output_attentions", "output_hidden_states")
+        config = generation_config or self.generation_config
+        if "encoder_outputs" not in kwargs and not any(
+            kwargs.get(name, getattr(config, name)) for name in asked
+        ):
+            found = found.unpadded()
         return super().generate(
             found.context_input_ids,
             generation_config,
@@ -909,6 +1087,30 @@ class TFRagTokenForGeneration(TFGenerationMixin, TFRagForGeneration):
             doc_scores=found.doc_scores,
             **kwargs,
         )
+
+    def _candidates(self, found: Found, n_best: int, options: Mapping[str, Any]) -> Any:
+        config = options.get("generation_config") or self.generation_config
+        samples = options.get("do_sample", config.do_sample)
+        beams = config.num_beams if samples else max(config.num_beams, n_best)
+        beams = options.get("num_beams") or beams
+        # A search ends with as many answers as it has beams.
+        count = n_best if samples and beams == 1 else min(n_best, beams)
+        return self.generate(
+            context_input_ids=found.context_input_ids,
+            context_attention_mask=found.context_attention_mask,
+            doc_scores=found.doc_scores,
+            n_docs=found.doc_scores.shape[1],
+            **{**options, "num_beams": beams, "num_return_sequences": count},
+        )
+
+    def _shares(self, tokens: Any, passages: Any, counts: Any) -> tuple[Any, Any, Any | None]:
+        joint = tokens + passages[..., None]
+        scores = tf.reduce_sum(tf.where(counts, tf.reduce_logsumexp(joint, 1), 0.0), -1)
+        per_token = tf.nn.softmax(joint, 1)
+        inside = tf.cast(counts, tf.float32)[:, None]
+        number = tf.reduce_sum(inside, -1)
+        mean = tf.math.divide_no_nan(tf.reduce_sum(per_token * inside, -1), number)
+        return scores, tf.where(number > 0, mean, tf.exp(passages)), per_token
 
     # For the engine every passage is a row of the encoder's batch, and every question one of the
     # decoder's.

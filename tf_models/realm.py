@@ -31,6 +31,7 @@ from zoo.outputs import (
 )
 from zoo.retrieval import realm as retrieval
 from zoo.retrieval.answers import Answer, span_bounds
+from zoo.stages import stage
 
 from .activations import activation
 from .attention import attention_bias, layer_head_masks
@@ -863,17 +864,20 @@ class TFRealmForOpenQA(TFRealmComposite):
         retriever = self._checked_retriever()
         tokens = retriever.tokenize_questions(questions, self.config.max_position_embeddings)
         tensors = {name: ops.convert_to_tensor(x) for name, x in tokens.items()}
-        question = self.embedder(**tensors, return_dict=True).projected_score
-        block_ids, relevance = self._search(question, False)
+        with stage("encode"):
+            question = self.embedder(**tensors, return_dict=True).projected_score
+        with stage("retrieve"):
+            block_ids, relevance = self._search(question, False)
         length = self.config.reader_seq_len if max_length is None else max_length
         evidence = retriever.evidence(
             block_ids.numpy(), tokens["input_ids"], None, length, offsets=True
         )
         beam = self.config.reader_beam_size
         inputs = {name: getattr(evidence, name)[:, :beam] for name in _READ}
-        scores, spans, _ = self.reader._read(
-            {name: ops.convert_to_tensor(x) for name, x in inputs.items()}
-        )
+        with stage("read"):
+            scores, spans, _ = self.reader._read(
+                {name: ops.convert_to_tensor(x) for name, x in inputs.items()}
+            )
         scores = ops.where(spans, scores, scores.dtype.min)
         return retriever.answers(
             evidence, scores.numpy(), relevance.numpy(), self.config.max_span_width, n_best

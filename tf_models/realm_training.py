@@ -8,7 +8,7 @@ ORQA, section 4), fine-tuning on questions and answers alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,36 @@ from zoo.training.batches import (
 from zoo.training.corpus import BlockCorpus
 from zoo.training.evidence import CorpusRetriever
 from zoo.training.plan import Plan
-from zoo.training.refresh import Refresher, embed_blocks
+from zoo.training.refresh import Refresher
 
+from .matching import (
+    INPUTS,
+    embed_corpus,
+    embed_questions,
+    flatten_start,
+    in_groups,
+    match,
+    vectors_of,
+)
 from .modeling import named_weights
 from .realm import TFRealmEmbedder, TFRealmForOpenQA, TFRealmKnowledgeAugEncoder
 from .training import IndexRefresh, Report, Step, train, worker_number
 
+__all__ = [
+    "EMBEDDER",
+    "InverseClozeStep",
+    "PretrainingStep",
+    "QuestionStep",
+    "assemble",
+    "embed_corpus",
+    "embed_questions",
+    "finetune",
+    "pretrain",
+    "start_flat",
+    "train_inverse_cloze",
+]
+
 EMBEDDER = "tf_models.embedding:TFTextEmbedder"
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-# A batch is run in so many groups of rows of similar lengths, of at least so many rows.
-GROUPS, GROUP = 4, 16
 # Differs: TensorFlow is told beforehand what comes back from Python.
 _FOUND = {
     **{f"{kind}_{name}": tf.int32 for kind in ("candidate", "joint") for name in INPUTS},
@@ -62,22 +82,9 @@ class InverseClozeStep(Step):
         Returns:
             `loss` and `accuracy`, the share of sentences whose block is found first.
         """
-        queries = _vectors(self.embedder, batch, training=training)
-        blocks = _vectors(self.embedder, batch, "candidate_", training=training)
-        own = tf.range(tf.shape(queries)[0])
-        context = tf.distribute.get_replica_context()
-        if context is not None and context.num_replicas_in_sync > 1:
-            # The blocks of all replicas are candidates.
-            own += context.replica_id_in_sync_group * tf.shape(blocks)[0]
-            blocks = context.all_gather(blocks, axis=0)
-        # (batch, blocks)
-        scores = tf.matmul(queries, blocks, transpose_b=True)
-        each = tf.nn.sparse_softmax_cross_entropy_with_logits(own, scores)
-        right = tf.equal(tf.argmax(scores, 1, tf.int32), own)
-        return {
-            "loss": tf.reduce_mean(each),
-            "accuracy": tf.reduce_mean(tf.cast(right, tf.float32)),
-        }
+        queries = vectors_of(self.embedder, batch, training=training)
+        blocks = vectors_of(self.embedder, batch, "candidate_", training=training)
+        return match(queries, blocks, batch["rows"])
 
 
 class PretrainingStep(Step):
@@ -114,9 +121,9 @@ class PretrainingStep(Step):
             tokens likelier than the empty one does (REALM, section 4.4, retrieval utility);
             `empty`, the weight of the empty block.
         """
-        queries = _vectors(self.embedder, batch, training=training)
+        queries = vectors_of(self.embedder, batch, training=training)
         found = self._found(queries, batch)
-        blocks = _vectors(self.embedder, found, "candidate_", training=training)
+        blocks = vectors_of(self.embedder, found, "candidate_", training=training)
         if not self.train_embedder:
             queries, blocks = tf.stop_gradient(queries), tf.stop_gradient(blocks)
         count = self.candidates.count
@@ -131,7 +138,7 @@ class PretrainingStep(Step):
         # Only where something is hidden are words scored: (batch, candidates, masked, hidden)
         places = tf.repeat(batch["masked_positions"], count, 0)
         inputs = {name: _flat(found[f"joint_{name}"]) for name in INPUTS}
-        hidden = _in_groups(
+        hidden = in_groups(
             lambda inputs, places: self._hidden(inputs, places, training), inputs, places
         )
         shape = (-1, count, tf.shape(places)[1], hidden.shape[-1])
@@ -227,22 +234,14 @@ class QuestionStep(Step):
 
 
 def start_flat(*models: TFRealmEmbedder | TFRealmKnowledgeAugEncoder) -> None:
-    """Lets new models begin as if words had no order and all types were one.
-
-    Trained from nothing and on little text, a first token that sees mostly its own place and type
-    gives every text the same vector, and the inverse cloze task drives vectors together before it
-    tells them apart. Relevance begins divided by the square root of the width, as attention is.
+    """Lets new models begin as if words had no order and all types were one; see `flatten_start`.
 
     Args:
         models: whose weights are new.
     """
     for model in models:
-        embeddings = model.realm.embeddings
-        for table in (embeddings.position_embeddings, embeddings.token_type_embeddings):
-            table.embeddings.assign(tf.zeros_like(table.embeddings.value))
-        if isinstance(model, TFRealmEmbedder):
-            norm = model.cls.LayerNorm.gamma
-            norm.assign(norm.value * norm.shape[0] ** -0.25)
+        norm = model.cls.LayerNorm.gamma if isinstance(model, TFRealmEmbedder) else None
+        flatten_start(model.realm.embeddings, norm)
 
 
 def train_inverse_cloze(
@@ -254,6 +253,7 @@ def train_inverse_cloze(
     query_length: int = 64,
     block_length: int = 288,
     keep: float = 0.1,
+    drop: float = 0.0,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     tokenizer: Any = None,
@@ -266,7 +266,7 @@ def train_inverse_cloze(
         embedder: trained where it is.
         corpus: of blocks.
         steps: updates in all.
-        batch_size, query_length, block_length, keep: see `InverseCloze`.
+        batch_size, query_length, block_length, keep, drop: see `InverseCloze`.
         out, resume, tokenizer, report: see `train`.
         plan: further settings of `Plan`, such as `learning_rate` and `seed`.
 
@@ -277,7 +277,7 @@ def train_inverse_cloze(
     check_positions(embedder.config, query_length=query_length, block_length=block_length)
     batches = InverseCloze(
         corpus, batch_size, query_length=query_length, block_length=block_length, keep=keep,
-        seed=settings.seed,
+        drop=drop, seed=settings.seed,
     )  # fmt: skip
     return train(
         InverseClozeStep(embedder), batches, settings, out=out, resume=resume,
@@ -447,94 +447,6 @@ def finetune(
         QuestionStep(model), batches, settings, out=out, resume=resume,
         settings={"batches": batches.settings()}, tokenizer=tokenizer, report=report,
     )  # fmt: skip
-
-
-def embed_corpus(
-    embedder: TFRealmEmbedder, corpus: BlockCorpus, length: int = 288, batch_tokens: int = 8192
-) -> np.ndarray:
-    """Vectors of all blocks, `(blocks, retriever_proj_size)`.
-
-    Args:
-        embedder: of blocks.
-        corpus: of the blocks.
-        length: the most tokens of a block, with its title.
-        batch_tokens: the most tokens of a batch, padding included.
-    """
-    run = _graph(embedder)
-    return embed_blocks(
-        lambda inputs: _embedded(run, inputs),
-        corpus, np.arange(len(corpus)), length, batch_tokens,
-    )  # fmt: skip
-
-
-def embed_questions(
-    embedder: TFRealmEmbedder, questions: Questions, batch_size: int = 64
-) -> np.ndarray:
-    """Vectors of all questions, `(questions, retriever_proj_size)`.
-
-    Args:
-        embedder: of questions.
-        questions: with their tokens.
-        batch_size: questions at a time.
-    """
-    run = _graph(embedder)
-    found = []
-    for start in range(0, questions.examples, batch_size):
-        chosen = np.arange(start, min(start + batch_size, questions.examples))
-        found.append(_embedded(run, questions.inputs(chosen)))
-    return np.concatenate(found)
-
-
-def _graph(embedder: TFRealmEmbedder) -> Callable[..., tf.Tensor]:
-    """The embedder in evaluation. Differs: as a graph, since eager operations are slow."""
-    return tf.function(lambda inputs: _vectors(embedder, inputs), reduce_retracing=True)
-
-
-def _embedded(run: Callable[..., tf.Tensor], inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Vectors in evaluation, `(batch, retriever_proj_size)`."""
-    return run({name: tf.constant(inputs[name]) for name in INPUTS if name in inputs}).numpy()
-
-
-def _vectors(
-    embedder: TFRealmEmbedder,
-    batch: Mapping[str, tf.Tensor],
-    prefix: str = "",
-    training: bool = False,
-) -> tf.Tensor:
-    """The vectors of texts, `(batch, retriever_proj_size)`."""
-    given = {name: batch[prefix + name] for name in INPUTS if prefix + name in batch}
-
-    def run(inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        output = embedder(**inputs, return_dict=True, training=training)
-        return tf.cast(output.projected_score, tf.float32)
-
-    return _in_groups(run, given)
-
-
-def _in_groups(
-    run: Callable[..., tf.Tensor], inputs: Mapping[str, tf.Tensor], *others: tf.Tensor
-) -> tf.Tensor:
-    """Runs a batch in groups of similar lengths, so that little of it is padding.
-
-    Differs: a graph has a fixed number of groups; where the number of rows is not known, one.
-
-    Args:
-        run: from inputs `(rows, tokens)` and parts of the others to a tensor `(rows, ...)`.
-        inputs: `(rows, sequence)`, with an `attention_mask`.
-        others: `(rows, ...)`.
-    """
-    lengths = tf.reduce_sum(inputs["attention_mask"], 1)
-    order = tf.argsort(lengths, direction="DESCENDING", stable=True)
-    rows = order.shape[0]
-    groups = 1 if rows is None else max(min(rows // GROUP, GROUPS), 1)
-    size = tf.shape(order)[0] if rows is None else -(-rows // groups)
-    found = []
-    for start in [0] if rows is None else range(0, rows, size):
-        chosen = order[start : start + size]
-        longest = lengths[chosen[0]]
-        trimmed = {name: tf.gather(value, chosen)[:, :longest] for name, value in inputs.items()}
-        found.append(run(trimmed, *(tf.gather(other, chosen) for other in others)))
-    return tf.gather(tf.concat(found, 0), tf.argsort(order))
 
 
 def _flat(x: tf.Tensor) -> tf.Tensor:

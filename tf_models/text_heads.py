@@ -16,6 +16,7 @@ from zoo.families import FAMILIES
 
 from .in_graph import (
     SPACE,
+    TFBartTokenizer,
     TFBertTokenizer,
     TFReformerByteTokenizer,
     TFSentencePieceTokenizer,
@@ -86,8 +87,7 @@ class TextHead(tf.Module):
         generate: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(name="text_head")
-        # Texts go into the encoder where there is one.
-        config = getattr(model.config, "encoder", model.config)
+        config = self._config(model)
         positions = getattr(config, "max_position_embeddings", None)
         if positions is not None and max_length > positions:
             raise ValueError(
@@ -125,6 +125,11 @@ class TextHead(tf.Module):
         self.vocabulary = tf.constant(tokens + [""] * padding)
         # Characters of the text that a token stands for, -1 where it does not say.
         self.lengths = tf.constant(lengths + [-1] * padding, tf.int32)
+
+    @staticmethod
+    def _config(model: Any) -> Any:
+        """Of what texts go into: the encoder where there is one."""
+        return getattr(model.config, "encoder", model.config)
 
     # What the signatures are made of.
 
@@ -659,15 +664,20 @@ def _layer(tokenizer: Any, max_length: int) -> TFSentencePieceTokenizer:
     kind = TFBertTokenizer if word_pieces else TFSentencePieceTokenizer
     if names.intersection(TFReformerByteTokenizer.tokenizer_classes):
         kind = TFReformerByteTokenizer
+    if names.intersection(TFBartTokenizer.tokenizer_classes):
+        kind = TFBartTokenizer
     return kind.from_tokenizer(tokenizer, max_length=max_length)
 
 
 def head_of(model: Any) -> type[TextHead] | None:
     """The class of the text head for a model."""
-    from .question_answering import AnswerFromCorpus  # which builds on this module
+    from .question_answering import AnswerFromCorpus  # which build on this module
+    from .rag_serving import AnswerFromPassages
 
     heads = HEADS | {AnswerFromCorpus.task: AnswerFromCorpus}
     name = type(model).__name__.removeprefix("TF")
+    if model.config.model_type == "rag":
+        return AnswerFromPassages if name.endswith("ForGeneration") else None
     for family in FAMILIES.values():
         # A class that is there under two tasks is no bare model.
         for task, cls in sorted(family.models.items(), key=lambda item: item[0] == "Model"):
@@ -682,7 +692,7 @@ def text_head(model: Any, tokenizer: Any, **options: Any) -> TextHead:
     Args:
         model: of any family.
         tokenizer: of `zoo.tokenizers`.
-        options: of `TextHead`, and `retrieval` of `AnswerFromCorpus`.
+        options: of `TextHead`, and `retrieval` of `AnswerFromCorpus` and `AnswerFromPassages`.
 
     Raises:
         ValueError: there is none for this class, or the tokenizer does not fit.
@@ -690,9 +700,9 @@ def text_head(model: Any, tokenizer: Any, **options: Any) -> TextHead:
     name, config, head = type(model).__name__, model.config, head_of(model)
     if head is None:
         raise ValueError(f"{name} has no text head; expected one of {sorted(HEADS)}")
-    if head.task != "ForOpenQA" and options.pop("retrieval", None) is not None:
+    if head.task not in ("ForOpenQA", "Rag") and options.pop("retrieval", None) is not None:
         raise ValueError(f"retrieval: {name} does not retrieve")
-    if options.get("generate"):
+    if options.get("generate") and head.task != "Rag":
         if head.task not in ("ForSeq2SeqLM", "ForCausalLM"):
             raise ValueError(f"{', '.join(options['generate'])}: {name} generates no text")
         head = GenerateText

@@ -120,7 +120,11 @@ FAMILIES: dict[str, Family] = {
         slow_tokenizer="RagTokenizer",
         fast_tokenizer=None,
         prefix="rag",
-        models={"Model": "RagModel", "ForSeq2SeqLM": "RagTokenForGeneration"},
+        models={
+            "Model": "RagModel",
+            "ForSeq2SeqLM": "RagTokenForGeneration",
+            "Sequence": "RagSequenceForGeneration",
+        },
     ),
 }
 

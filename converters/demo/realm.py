@@ -86,6 +86,7 @@ class Sizes:
     cloze_batch: int = 64
     cloze_rate: float = 2e-3
     keep_sentence: float = 0.2
+    drop_words: float = 0.6
     # Pre-training.
     pretraining_steps: int = 320
     pretraining_batch: int = 8
@@ -105,8 +106,8 @@ class Sizes:
 
 FULL = Sizes()
 QUICK = Sizes(
-    cloze_steps=80, cloze_batch=48, pretraining_steps=24, refresh_every=8, made_steps=24,
-    finetuning_steps=12,
+    cloze_steps=128, cloze_batch=48, pretraining_steps=32, refresh_every=8, made_steps=32,
+    finetuning_steps=12, finetuning_rate=1e-4,
 )  # fmt: skip
 
 
@@ -308,8 +309,9 @@ class _Demo(Stages):
                 train_inverse_cloze(
                     self.embedder, self.corpus, sizes.cloze_steps, batch_size=sizes.cloze_batch,
                     query_length=sizes.query_length, block_length=sizes.block_length,
-                    keep=sizes.keep_sentence, learning_rate=sizes.cloze_rate, beta_2=0.98,
-                    seed=self.summary.seed, report=report,
+                    keep=sizes.keep_sentence, drop=sizes.drop_words,
+                    learning_rate=sizes.cloze_rate, beta_2=0.98, seed=self.summary.seed,
+                    report=report,
                 )  # fmt: skip
             self.note_embedder("inverse cloze")
 
@@ -569,19 +571,10 @@ class _Demo(Stages):
 
 
 def made_questions(corpus: Any, query_length: int) -> list[Question]:
-    """Sentences with `what` in the place of a name or a date, which is the answer.
+    """Questions that are made of sentences, see `zoo.training.questions.made_questions`."""
+    from zoo.training.questions import made_questions
 
-    Lewis et al. 2019, "Unsupervised question answering by cloze translation", section 2.2.1.
-    """
-    found = []
-    for sentence, first, last in corpus.spans:
-        low, high = corpus.sentences[sentence]
-        row = int(np.searchsorted(corpus.sentence_offsets, sentence, "right")) - 1
-        if high - low >= 8 and high - low < query_length and last - first <= 8:
-            before, after = corpus.decode(row, low, first), corpus.decode(row, last, high)
-            answer = corpus.decode(row, first, last)
-            found.append(Question(f"{before} what {after}".strip(), (answer,)))
-    return found
+    return [question for _, question in made_questions(corpus, query_length)]
 
 
 def _texts(answers: Sequence[Sequence[Any]]) -> list[str]:

@@ -32,12 +32,14 @@ class RagConfig(PretrainedConfig):
         max_combined_length: length of the generator's input, passage and question together.
         retrieval_vector_size: width of the vectors in the index.
         retrieval_batch_size: how many questions are looked up at once.
-        dataset, dataset_split, dataset_revision: name of the published passages and which of them.
+        dataset, dataset_split: folder of the published passages and which part of them.
+        dataset_revision: as `use_dummy_dataset`.
         index_name: "custom" for passages and an index of one's own at `passages_path` and
             `index_path`, "exact" or "compressed" for those of the published data set, "legacy" for
             the ones that the paper used.
         index_path, passages_path: where the index and the passages are.
-        use_dummy_dataset: whether a small part of the published passages stands for all.
+        use_dummy_dataset: kept for the files that have it; refused where it would say what to
+            download.
         reduce_loss: whether losses are summed over the batch.
         label_smoothing: share of the probability that is spread over all tokens in the loss.
         do_deduplication: whether equal answers from different passages count as one.

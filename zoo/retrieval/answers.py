@@ -1,15 +1,23 @@
-"""Spans of tokens to answers in words: what comes after the reader, in either framework."""
+"""Spans or sequences of tokens to answers in words, in either framework.
+
+What comes after REALM's reader and after RAG's generator.
+"""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ..tokenizers.wordpiece import PREFIX, character_kind
+
+if TYPE_CHECKING:
+    from .rag import RagRetriever
+
+UNFINISHED = "\ufffd"  # in the place of bytes that are no character yet
 
 
 class Answer(NamedTuple):
@@ -125,3 +133,139 @@ def _folded(character: str) -> str:
         return " " if character_kind(character) == "space" else ""
     decomposed = unicodedata.normalize("NFD", character.lower())
     return "".join(c for c in decomposed if unicodedata.category(c) != "Mn")
+
+
+# RAG ----------------------------------------------------------------------------------------------
+
+
+class RagEvidence(NamedTuple):
+    """A passage that an answer was generated from.
+
+    Args:
+        id: its number in the index.
+        title, text: the passage.
+        score: relevance to the question, the inner product of the vectors.
+        share: the passage's share of the answer's probability. RAG-Sequence: the posterior
+            p(z|x) p(y|x, z) / p(y|x) that the answer came from this passage. RAG-Token, where each
+            token may come from another passage: the mean of `shares_per_token`, which is the share
+            of the answer's tokens that can be expected to have come from this one.
+        shares_per_token: RAG-Token: for each token the posterior
+            p(z|x) p(y_i|x, z, y_<i) / p(y_i|x, y_<i); None with RAG-Sequence.
+    """
+
+    id: int
+    title: str
+    text: str
+    score: float
+    share: float
+    shares_per_token: tuple[float, ...] | None
+
+
+class RagAnswer(NamedTuple):
+    """A generated answer with the passages that it was generated from.
+
+    Args:
+        text: the answer, as the generator's tokenizer decodes it, without special tokens.
+        score: logarithm of `probability`.
+        probability: p(y|x), given these passages; of all tokens in `tokens`.
+        tokens: the texts of the answer's tokens, special ones by name. The start token and the bos
+            token behind it are no part of the answer; the end token, the last, is.
+        passages: most relevant first; their shares sum to one.
+    """
+
+    text: str
+    score: float
+    probability: float
+    tokens: tuple[str, ...]
+    passages: tuple[RagEvidence, ...]
+
+
+class Weighed(NamedTuple):
+    """Probabilities of answers, and where they come from.
+
+    Args:
+        scores: `(batch, answers)`, logarithms of probabilities.
+        shares: `(batch, answers, D)`, of the passages.
+        shares_per_token: `(batch, answers, D, length)`, or None.
+        tokens: `(batch, answers, length)`, what was generated.
+        counts: the same, whether a token is part of the answer.
+    """
+
+    scores: Any
+    shares: Any
+    shares_per_token: Any | None
+    tokens: Any
+    counts: Any
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuses options of `generate` that answers leave no room for."""
+    if "num_return_sequences" in options:
+        raise ValueError("num_return_sequences: n_best says how many answers are given")
+    for name in options:
+        if name == "return_dict_in_generate" or name.startswith("output_"):
+            raise ValueError(f"{name}: an answer has its own form; use generate")
+
+
+def different(texts: Sequence[str], count: int) -> list[int]:
+    """Places of the first `count` different texts; fewer where there are fewer."""
+    first = {text: place for place, text in reversed([*enumerate(texts)])}
+    return sorted(first.values())[:count]
+
+
+def rag_answers(
+    retriever: RagRetriever, ids: np.ndarray, relevance: np.ndarray, weighed: Weighed
+) -> list[RagAnswer]:
+    """Answers to a question with their passages.
+
+    Args:
+        retriever: knows the passages and the generator's tokenizer.
+        ids: `(D,)`, of the passages.
+        relevance: `(D,)`, their scores.
+        weighed: arrays of numpy for the one question.
+    """
+    [doc] = retriever.index.get_doc_dicts(ids[None])
+    tokenizer = retriever.generator_tokenizer
+    scores, shares, per_token, tokens, counts = weighed
+    answers = []
+    for rank, (score, inside) in enumerate(zip(scores[0].tolist(), counts[0], strict=True)):
+        passages = [
+            RagEvidence(
+                int(id),
+                doc["title"][place],
+                doc["text"][place],
+                float(relevance[place]),
+                float(shares[0, rank, place]),
+                None if per_token is None else tuple(per_token[0, rank, place][inside].tolist()),
+            )
+            for place, id in enumerate(ids)
+        ]
+        made = tokens[0, rank][inside].tolist()
+        text = tokenizer.decode(made, skip_special_tokens=True)
+        probability = float(np.exp(score))
+        answers.append(
+            RagAnswer(text, score, probability, tuple(spelled(tokenizer, made)), tuple(passages))
+        )
+    return answers
+
+
+def spelled(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """The text that each id adds, and the names of special ones.
+
+    A character that several ids make together is the text of the last of them.
+    """
+    special = set(tokenizer.all_special_ids)
+    texts, before = [], ""
+    for end, id in enumerate(ids, 1):
+        if id in special:
+            texts.append(tokenizer.convert_ids_to_tokens(id))
+            continue
+        whole = tokenizer.decode(
+            ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        if whole.endswith(UNFINISHED) and end < len(ids):
+            texts.append("")
+            continue
+        texts.append(whole.removeprefix(before))
+        before = whole
+    return texts

@@ -18,6 +18,7 @@ import numpy as np
 
 from .. import hub
 from ..configs.rag import RagConfig
+from ..stages import stage
 from .index import Index, as_array, check_count, check_vectors
 from .passages import Document, PassageError
 from .readers import Corpus
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("zoo")
 
 SETTINGS = "documents.json"
+OWN_INDEX = "index"  # a folder of searchable documents in that of the model
 # What the paper's authors released: passages, index, and the passage of each row of the index.
 LEGACY_PASSAGES = ("psgs_w100.tsv", "psgs_w100.tsv.pkl")
 LEGACY_INDEX = "hf_bert_base.hnswSQ8_correct_phi_128.c_index"
@@ -61,16 +63,18 @@ class StoredIndex:
         index: of their vectors.
         passages: by the index's ids, something with a `title` and a `text`: a `PassageStore`, or
             any mapping or sequence.
+        folder: where both are, if they are a folder of searchable documents.
     """
 
-    def __init__(self, index: Index, passages: Any):
+    def __init__(self, index: Index, passages: Any, folder: Path | None = None):
         self.index = index
         self.passages = passages
+        self.folder = folder
 
     @classmethod
     def of(cls, documents: DocumentIndex) -> Self:
         """That of a folder of searchable documents."""
-        return cls(documents.index, documents.passages)
+        return cls(documents.index, documents.passages, documents.folder)
 
     def is_initialized(self) -> bool:
         return True
@@ -157,6 +161,9 @@ class RagRetriever:
     ) -> Self:
         """Opens the retriever of a RAG checkpoint.
 
+        A folder of searchable documents in it, `index/`, is what passages are looked up in; else
+        what the configuration names.
+
         Args:
             retriever_name_or_path: folder or repository.
             indexed_dataset: passages with their index: see `index` of the class.
@@ -169,6 +176,10 @@ class RagRetriever:
         index = kwargs.pop("index", indexed_dataset)
         init_retrieval = kwargs.pop("init_retrieval", True)
         config = kwargs.pop("config", None)
+        own = Path(retriever_name_or_path) / OWN_INDEX
+        named = {"index_name", "passages_path", "index_path"} & set(kwargs)
+        if index is None and not named and (own / SETTINGS).is_file():
+            index = own
         if config is None:
             config = RagConfig.from_pretrained(retriever_name_or_path, **where, **kwargs)
         elif kwargs:
@@ -184,7 +195,13 @@ class RagRetriever:
         """
         from ..tokenizers.rag import RagTokenizer
 
-        self.config.save_pretrained(save_directory)
+        config, given = self.config, getattr(self._index, "folder", None)
+        if given is not None and config.passages_path is None:
+            own = Path(save_directory) / OWN_INDEX
+            if given.resolve() != own.resolve():
+                named = {"index_name": "custom", "passages_path": given.resolve()}
+                config = RagConfig.from_dict(config.to_dict(), **named)
+        config.save_pretrained(save_directory)
         tokenizer = RagTokenizer(self.question_encoder_tokenizer, self.generator_tokenizer)
         tokenizer.save_pretrained(save_directory)
 
@@ -197,6 +214,22 @@ class RagRetriever:
         self.ctx_encoder_tokenizer = ctx_encoder_tokenizer
         self.return_tokenized_docs = True
 
+    @stage("tokenize")
+    def tokenize_questions(self, questions: Sequence[str], longest: int) -> dict[str, np.ndarray]:
+        """Questions for the question encoder: ids and mask, `(batch, sequence)`.
+
+        Args:
+            questions: texts.
+            longest: number of tokens to cut them to.
+        """
+        tokenizer = self.question_encoder_tokenizer
+        limit = min(longest, tokenizer.model_max_length)
+        encoded = tokenizer(
+            list(questions), padding=True, truncation=True, max_length=limit, return_tensors="np"
+        )
+        return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+
+    @stage("retrieve")
     def retrieve(
         self, question_hidden_states: Any, n_docs: int
     ) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]:
@@ -220,6 +253,7 @@ class RagRetriever:
         embeddings = np.concatenate([np.asarray(found, np.float32) for _, found in parts])
         return embeddings, ids, self.index.get_doc_dicts(ids)
 
+    @stage("tokenize")
     def postprocess_docs(
         self,
         docs: Sequence[Mapping[str, Any]],
@@ -379,6 +413,12 @@ def _passages_path(config: RagConfig) -> Path:
         return place
     if config.index_name == "custom":
         raise ValueError("config.passages_path: None, expected a folder with index_name 'custom'")
+    for name in ("use_dummy_dataset", "dataset_revision"):
+        if getattr(config, name):
+            raise ValueError(
+                f"config.{name}: {getattr(config, name)!r} says what to download, and nothing is "
+                "downloaded here; name a folder of passages as passages_path"
+            )
     place = Path(config.dataset or "")
     for found in (place / (config.dataset_split or ""), place):
         if config.dataset and found.is_dir():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from .. import files, hub
+from ..stages import stage
 from .answers import Answer, best_spans, locate_pieces
 from .block_records import BlockRecords, write_block_records
 from .index import as_array, check_count
@@ -125,6 +126,7 @@ class RealmRetriever:
         has_answers = np.asarray((starts >= 0).any(-1))
         return has_answers.tolist(), starts.tolist(), ends.tolist()
 
+    @stage("tokenize")
     def evidence(
         self,
         block_ids: np.ndarray,
@@ -176,6 +178,7 @@ class RealmRetriever:
             self._mark(found, _answers_of_batch(answer_ids, batch))
         return found
 
+    @stage("tokenize")
     def tokenize_questions(self, questions: list[str], longest: int) -> dict[str, np.ndarray]:
         """Questions for the embedder, `(batch, sequence)` each.
 
@@ -190,6 +193,7 @@ class RealmRetriever:
         )
         return {name: encoded[name] for name in names}
 
+    @stage("read")
     def answers(
         self, evidence: Evidence, scores: np.ndarray, relevance: np.ndarray, width: int, count: int
     ) -> list[list[Answer]]:

@@ -1,7 +1,7 @@
 """Training data, plans, checkpoints and index refreshes, without a framework.
 
-A name is imported when it is first used; the loops are in `pt_models.realm_training` and
-`tf_models.realm_training`.
+A name is imported when it is first used; the loops are in `realm_training` and
+`rag_training` of `pt_models` and `tf_models`.
 """
 
 import importlib
@@ -13,29 +13,37 @@ if TYPE_CHECKING:
     from .evidence import CorpusRetriever
     from .plan import Plan
     from .questions import Question, QuestionError, read_questions, split_questions
+    from .rag import FoundPassages, Pairs, RagQuestions, Reading, examples, retriever_of
     from .refresh import Refresher, RefreshError
     from .spans import find_spans
     from .state import TrainingError
-    from .vocabulary import train_tokenizer
+    from .vocabulary import train_rag_tokenizer, train_tokenizer
 
 __all__ = [
     "BlockCorpus",
     "Candidates",
     "CorpusError",
     "CorpusRetriever",
+    "FoundPassages",
     "InverseCloze",
     "MaskedSpans",
+    "Pairs",
     "Plan",
     "Question",
     "QuestionError",
     "Questions",
+    "RagQuestions",
+    "Reading",
     "RefreshError",
     "Refresher",
     "TrainingError",
     "corpus_of",
+    "examples",
     "find_spans",
     "read_questions",
+    "retriever_of",
     "split_questions",
+    "train_rag_tokenizer",
     "train_tokenizer",
 ]
 
@@ -45,10 +53,18 @@ _MODULES = {
     "evidence": ("CorpusRetriever",),
     "plan": ("Plan",),
     "questions": ("Question", "QuestionError", "read_questions", "split_questions"),
+    "rag": (
+        "FoundPassages",
+        "Pairs",
+        "RagQuestions",
+        "Reading",
+        "examples",
+        "retriever_of",
+    ),
     "refresh": ("RefreshError", "Refresher"),
     "spans": ("find_spans",),
     "state": ("TrainingError",),
-    "vocabulary": ("train_tokenizer",),
+    "vocabulary": ("train_rag_tokenizer", "train_tokenizer"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -113,6 +113,8 @@ class InverseCloze(Batches):
         block_length: the most tokens of a block, with its title and special tokens.
         keep: how often the sentence stays in its block.
         shortest: the fewest tokens of a sentence.
+        drop: the largest share of a sentence's tokens that are left out, so that a small corpus
+            is not learned by heart.
         seed: of everything random.
 
     Raises:
@@ -128,11 +130,13 @@ class InverseCloze(Batches):
         block_length: int = 288,
         keep: float = 0.1,
         shortest: int = 5,
+        drop: float = 0.0,
         seed: int = 0,
     ):
         _check_lengths(query_length=query_length, block_length=block_length)
-        if not 0 <= keep <= 1:
-            raise ValueError(f"keep: received {keep}, expected a probability")
+        for name, value in (("keep", keep), ("drop", drop)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}: received {value}, expected a probability")
         # Sentences that are long enough to say something, block by block.
         lengths = corpus.sentences[:, 1] - corpus.sentences[:, 0]
         fitting = lengths >= shortest
@@ -143,7 +147,7 @@ class InverseCloze(Batches):
         self._rows = np.flatnonzero((counts > 0) & (np.diff(corpus.sentence_offsets) > 1))
         super().__init__(len(self._rows), batch_size, seed, _INVERSE_CLOZE)
         self.corpus, self.query_length, self.block_length = corpus, query_length, block_length
-        self.keep, self.shortest = keep, shortest
+        self.keep, self.shortest, self.drop = keep, shortest, drop
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step.
@@ -164,6 +168,8 @@ class InverseCloze(Batches):
         blocks = block_inputs(
             corpus, rows, self.block_length, (np.where(kept, end, start), end)
         )  # nothing is left out of a block that keeps its sentence
+        if self.drop:
+            query = _without_some(*query, self.drop, rng)
         return (
             wrapped(*query, corpus.special)
             | {f"candidate_{name}": value for name, value in blocks.items()}
@@ -349,6 +355,19 @@ def _tokens(
     longest = int(counts.max(initial=1))
     places = (corpus.offsets[rows] + start)[:, None] + np.arange(longest)
     return corpus.tokens[np.minimum(places, len(corpus.tokens) - 1)], counts
+
+
+def _without_some(
+    ids: np.ndarray, counts: np.ndarray, most: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Texts without some of their tokens, of each another share up to `most`, but with one."""
+    scores = rng.random(ids.shape)
+    scores[np.arange(ids.shape[1]) >= counts[:, None]] = 2.0
+    left = np.maximum(counts - (rng.random(len(ids)) * most * counts).astype(np.int64), 1)
+    ranks = scores.argsort(1).argsort(1)
+    stays = ranks < left[:, None]
+    order = np.argsort(~stays, axis=1, kind="stable")  # those that stay, as they stood
+    return np.take_along_axis(ids, order, 1), left
 
 
 def wrapped(ids: np.ndarray, counts: np.ndarray, special: Special) -> Batch:

@@ -404,31 +404,10 @@ def corpus_of(
         CorpusError: a corpus of another tokenizer, or of other text, is in the folder.
         PassageError: nothing that can be read.
     """
-    from ..retrieval.passages import MANIFEST, PassageStore
-    from ..retrieval.readers import Corpus
-    from ..retrieval.splitting import Splitter
-
     path, folder = Path(path), Path(folder)
     if (path / SETTINGS).exists():
         return BlockCorpus.open(path, tokenizer)
-    source: dict[str, Any] = {"path": str(path.resolve())}
-    passages: Any
-    if (path / "passages" / MANIFEST).exists() or (path / MANIFEST).exists():
-        passages = PassageStore(path if (path / MANIFEST).exists() else path / "passages")
-        source |= {"generation": passages.generation}
-    elif path.suffix == ".json":
-        from .questions import contexts, read_questions
-
-        paragraphs = contexts(read_questions(path))
-        if not paragraphs:
-            raise CorpusError(f"{path}: expected SQuAD's layout, its questions have no paragraphs")
-        passages = Splitter(tokenizer, length)(paragraphs)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        source |= {"fingerprint": digest, "length": length}
-    else:
-        found = Corpus(path, **reading)
-        passages = found if found.is_split else Splitter(tokenizer, length)(found)
-        source |= {"fingerprint": found.fingerprint(), "length": length}
+    passages, source = passages_of(path, tokenizer, length, **reading)
     if (folder / SETTINGS).exists():
         corpus = BlockCorpus.open(folder, tokenizer)
         if corpus.settings.get("source") != source:
@@ -437,6 +416,32 @@ def corpus_of(
     return BlockCorpus.build(
         passages, tokenizer, folder, spans=spans, progress=progress, source=source
     )
+
+
+def passages_of(
+    path: Path, tokenizer: Any, length: int, **reading: Any
+) -> tuple[Any, dict[str, Any]]:
+    """The passages of whatever holds text, and what tells them from others; see `corpus_of`."""
+    from ..retrieval.passages import MANIFEST, PassageStore
+    from ..retrieval.readers import Corpus
+    from ..retrieval.splitting import Splitter
+
+    source: dict[str, Any] = {"path": str(path.resolve())}
+    if (path / "passages" / MANIFEST).exists() or (path / MANIFEST).exists():
+        store = PassageStore(path if (path / MANIFEST).exists() else path / "passages")
+        return store, source | {"generation": store.generation}
+    if path.suffix == ".json":
+        from .questions import contexts, read_questions
+
+        paragraphs = contexts(read_questions(path))
+        if not paragraphs:
+            raise CorpusError(f"{path}: expected SQuAD's layout, its questions have no paragraphs")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        passages: Any = Splitter(tokenizer, length)(paragraphs)
+        return passages, source | {"fingerprint": digest, "length": length}
+    found = Corpus(path, **reading)
+    passages = found if found.is_split else Splitter(tokenizer, length)(found)
+    return passages, source | {"fingerprint": found.fingerprint(), "length": length}
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:

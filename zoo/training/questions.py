@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ import numpy as np
 from ..retrieval.passages import Document
 from .batches import Questions
 from .corpus import BlockCorpus
+
+# Words and single signs, as BERT's tokenizers split text first.
+_WORD = re.compile(r"[^\W_]+|[^\w\s]|_")
 
 
 class QuestionError(ValueError):
@@ -207,6 +211,49 @@ def split_questions(
             f"{len(training)} to train on and {len(testing)} to test with"
         )
     return training, testing
+
+
+def plain_words(text: str) -> str:
+    """Words and single signs in small letters, one space between them and around all.
+
+    Args:
+        text: any; case and white space do not count.
+    """
+    return f" {' '.join(_WORD.findall(text.lower()))} "
+
+
+def holds(text: str, answers: Iterable[str]) -> bool:
+    """Whether one of the answers occurs in a text as whole words.
+
+    Args:
+        text: from `plain_words`.
+        answers: as they are.
+    """
+    plain = map(plain_words, answers)
+    return any(answer in text for answer in plain if answer.strip())
+
+
+def made_questions(corpus: BlockCorpus, query_length: int) -> list[tuple[int, Question]]:
+    """Sentences with `what` in the place of a name or a date, which is the answer.
+
+    Lewis et al. 2019, "Unsupervised question answering by cloze translation", section 2.2.1.
+
+    Args:
+        corpus: whose salient spans are asked for.
+        query_length: the most tokens of a question.
+
+    Returns:
+        Rows of the blocks that the sentences are from, and the questions.
+    """
+    found = []
+    for sentence, first, last in corpus.spans:
+        low, high = corpus.sentences[sentence]
+        row = int(np.searchsorted(corpus.sentence_offsets, sentence, "right")) - 1
+        if high - low >= 8 and high - low < query_length and last - first <= 8:
+            before, after = corpus.decode(row, low, first), corpus.decode(row, last, high)
+            answer = corpus.decode(row, first, last)
+            found.append((row, Question(f"{before} what {after}".strip(), (answer,))))
+    return found
 
 
 def has_answer(

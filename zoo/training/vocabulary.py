@@ -1,8 +1,9 @@
-"""A WordPiece vocabulary of one's own text.
+"""Vocabularies of one's own text: WordPiece, and byte-level BPE.
 
 Source: Wu et al. 2016, section 4.1; learned by merging the pair that occurs most often, as
-SentencePiece does it. The trainer of the `tokenizers` library breaks ties at random, so that no
-two runs of it agree.
+SentencePiece does it. The trainer of WordPiece in the `tokenizers` library breaks ties at random,
+so that no two runs of it agree; its trainer of byte-level BPE does not. Sennrich et al. 2015,
+section 3.2, of merging pairs; Radford et al. 2019, section 2.2, of doing so with bytes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+BART_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 _START = "\u2581"  # marks the first piece of a word in SentencePiece
 _LINE = 100  # words; SentencePiece leaves out long lines
 
@@ -44,12 +46,88 @@ def train_tokenizer(
     """
     from ..tokenizers.realm import RealmTokenizerFast
 
+    return _wordpiece(RealmTokenizerFast, texts, folder, vocab_size, do_lower_case)
+
+
+def train_rag_tokenizer(
+    texts: Iterable[str],
+    folder: str | os.PathLike[str],
+    vocab_size: int = 30522,
+    *,
+    do_lower_case: bool = False,
+) -> Any:
+    """Learns the vocabularies of a RAG model: WordPiece for DPR, byte-level BPE for BART.
+
+    What the generator reads of a question is what the question encoder's tokenizer leaves of it,
+    so capitals are kept by default.
+
+    Args:
+        texts: to learn from.
+        folder: for the tokenizers' two sub-folders.
+        vocab_size: the most tokens of either, special ones included.
+        do_lower_case: whether the question encoder's text is lower-cased.
+
+    Returns:
+        `RagTokenizer`.
+
+    Raises:
+        ValueError: no room for the characters of the texts, or no texts.
+    """
+    from ..tokenizers.dpr import DPRQuestionEncoderTokenizerFast
+    from ..tokenizers.rag import FOLDERS, RagTokenizer
+
+    texts = list(texts)
+    places = {part: Path(folder) / name for part, name in FOLDERS.items()}
+    question_encoder = _wordpiece(
+        DPRQuestionEncoderTokenizerFast, texts, places["question_encoder"], vocab_size,
+        do_lower_case,
+    )  # fmt: skip
+    return RagTokenizer(question_encoder, _bytes(texts, places["generator"], vocab_size))
+
+
+def _wordpiece(
+    tokenizer_class: Any,
+    texts: Iterable[str],
+    folder: str | os.PathLike[str],
+    vocab_size: int,
+    do_lower_case: bool,
+) -> Any:
+    """Learns a vocabulary and saves a tokenizer with it."""
     tokens = _train(texts, vocab_size, do_lower_case)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     vocab_file = folder / "vocab.txt"
     vocab_file.write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
-    tokenizer = RealmTokenizerFast(vocab_file=str(vocab_file), do_lower_case=do_lower_case)
+    tokenizer = tokenizer_class(vocab_file=str(vocab_file), do_lower_case=do_lower_case)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def _bytes(texts: Iterable[str], folder: Path, vocab_size: int) -> Any:
+    """Learns merges of bytes and saves BART's tokenizer with them."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    from ..tokenizers.bart import MERGES_FILE, VOCAB_FILE, BartTokenizerFast, byte_letters
+
+    letters = sorted(byte_letters().values())
+    if vocab_size < len(letters) + len(BART_SPECIAL):
+        raise ValueError(
+            f"vocab_size: received {vocab_size}, expected at least "
+            f"{len(letters) + len(BART_SPECIAL)} for all bytes"
+        )
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=list(BART_SPECIAL), initial_alphabet=letters,
+        show_progress=False,
+    )  # fmt: skip
+    backend.train_from_iterator(texts, trainer)
+    folder.mkdir(parents=True, exist_ok=True)
+    backend.model.save(str(folder))
+    # A first word is like any other, so that an answer is spelled as the passage spells it.
+    tokenizer = BartTokenizerFast(
+        str(folder / VOCAB_FILE), str(folder / MERGES_FILE), add_prefix_space=True
+    )
     tokenizer.save_pretrained(folder)
     return tokenizer
 
