@@ -82,7 +82,7 @@ class Sizes:
     block_length: int = 112
     query_length: int = 40
     # The inverse cloze task.
-    cloze_steps: int = 800
+    cloze_steps: int = 1500
     cloze_batch: int = 64
     cloze_rate: float = 2e-3
     keep_sentence: float = 0.2
@@ -106,8 +106,8 @@ class Sizes:
 
 FULL = Sizes()
 QUICK = Sizes(
-    cloze_steps=128, cloze_batch=48, pretraining_steps=32, refresh_every=8, made_steps=32,
-    finetuning_steps=12, finetuning_rate=1e-4,
+    cloze_steps=128, cloze_batch=48, drop_words=0.0, pretraining_steps=32, refresh_every=8,
+    made_steps=32, finetuning_steps=12, finetuning_rate=1e-4,
 )  # fmt: skip
 
 
