@@ -106,8 +106,8 @@ class Sizes:
 
 FULL = Sizes()
 QUICK = Sizes(
-    cloze_steps=128, cloze_batch=48, drop_words=0.0, pretraining_steps=32, refresh_every=8,
-    made_steps=32, finetuning_steps=12, finetuning_rate=1e-4,
+    cloze_steps=160, cloze_batch=48, drop_words=0.0, pretraining_steps=32, refresh_every=8,
+    made_steps=40, finetuning_steps=16, finetuning_rate=1e-4,
 )  # fmt: skip
 
 
