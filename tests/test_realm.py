@@ -1019,9 +1019,7 @@ def test_strangers_are_refused(framework: Framework, tmp_path: Path) -> None:
         framework.model_class("RealmForOpenQA").from_pretrained(tmp_path)
 
 
-def test_texts_to_vectors_in_a_graph(
-    layer: Any, vocabulary: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_texts_to_vectors_in_a_graph(vocabulary: Path) -> None:
     """What `zoo export` writes for an embedder."""
     import tensorflow as tf
 
@@ -1031,7 +1029,6 @@ def test_texts_to_vectors_in_a_graph(
         KERAS.build(CASE["embedder"], vocab_size=len(PIECES)),
         RealmTokenizer(vocabulary),
     )
-    monkeypatch.setattr(text_heads, "_layer", lambda *_: layer)
     head = text_heads.text_head(model, tokenizer, max_length=24, top_k=1, max_answer_length=1)
     texts = records()[:3]
     batch = tokenizer(texts, padding=True, truncation=True, max_length=24, return_tensors="np")
