@@ -94,6 +94,14 @@ class Buffer(NamedTuple):
     filled: int
     times: Tensor
 
+    @staticmethod
+    def room(states: Tensor, capacity: int) -> Tensor:
+        """Memory that begins with `states`, `(batch, heads, some, head_dim)`."""
+        batch, heads, length, head_dim = states.shape
+        memory = states.new_empty(batch, heads, capacity, head_dim)
+        memory[:, :, :length] = states
+        return memory
+
     @property
     def shape(self) -> tuple[int, ...]:
         batch, heads, _, head_dim = self.memory.shape

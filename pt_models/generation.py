@@ -185,17 +185,10 @@ class TreeDecoder:
                 "expected a decoder (config.is_decoder=True) that does not recompute its gradients"
             )
         self.caches = [
-            (*(self._buffer(states) for states in cache[:2]), *cache[2:])
+            (*(Buffer.room(states, self.capacity) for states in cache[:2]), *cache[2:])
             for cache in output.past_key_values
         ]
         return StepOutput(output.logits[:, -1:], *self._recorded_start(output))
-
-    def _buffer(self, states: Tensor) -> Tensor:
-        """Memory that begins with the prompt's keys or values."""
-        batch, heads, length, head_dim = states.shape
-        memory = states.new_empty(batch, heads, self.capacity, head_dim)
-        memory[:, :, :length] = states
-        return memory
 
     def _assert_room(self, length: int) -> None:
         if self.limit is not None and length > self.limit:

@@ -26,6 +26,7 @@ from zoo.retrieval.answers import RagAnswer, Weighed
 from zoo.retrieval.realm import check_questions
 from zoo.stages import stage
 
+from .attention import Buffer
 from .auto import AutoModel, AutoModelForSeq2SeqLM
 from .bert import Cache
 from .generation import GenerationMixin, Prompt, StepOutput, TreeDecoder
@@ -603,6 +604,34 @@ class RagSequenceForGeneration(RagForGeneration):
         labels, counts = self._targets(target)
         # (batch, D, sequence, vocab)
         logits = seq_logits.float().unflatten(0, (-1, n_docs))
+        tokens = _log_probabilities(logits, labels[:, None])
+        sums = logits.log_softmax(-1).sum(-1) if epsilon else None
+        loss = self._loss(
+            tokens, sums, doc_scores, labels, counts, epsilon, exclude_bos_score, logits.shape[-1]
+        )
+        return loss.sum() if reduce_loss else loss
+
+    def _loss(
+        self,
+        tokens: Tensor,
+        sums: Tensor | None,
+        doc_scores: Tensor,
+        labels: Tensor,
+        counts: Tensor,
+        epsilon: float,
+        exclude_bos_score: bool,
+        vocab: int,
+    ) -> Tensor:
+        """`get_nll` of what is known of answers with each passage, `(batch,)`.
+
+        Args:
+            tokens: `(batch, D, sequence)`, log probabilities of the labels.
+            sums: the same of the whole vocabulary, summed; needed for smoothing.
+            doc_scores: `(batch or 1, D)`.
+            labels, counts: `(batch, sequence)`.
+            epsilon, exclude_bos_score: as `get_nll` takes them.
+            vocab: size of the vocabulary.
+        """
         passages = doc_scores.float().log_softmax(-1)
         # As published the passage's probability comes in with the second token.
         enters = counts[:, 1:2].float()
@@ -611,15 +640,13 @@ class RagSequenceForGeneration(RagForGeneration):
         if exclude_bos_score and bos is not None:
             is_bos = (labels[:, 0] == bos) & counts[:, 0]
             scored = counts & ~functional.pad(is_bos[:, None], (0, counts.shape[1] - 1))
-        tokens = _log_probabilities(logits, labels[:, None])
         found = (tokens * scored[:, None]).sum(2) + passages * enters
         loss = -found.logsumexp(1)
-        if epsilon:
-            vocab = logits.shape[-1]
-            each = (logits.log_softmax(-1).sum(-1) * counts[:, None]).sum(2)
+        if sums is not None:
+            each = (sums * counts[:, None]).sum(2)
             smooth = -(each + vocab * passages * enters).logsumexp(1)
             loss = (1.0 - epsilon) * loss + epsilon / vocab * smooth
-        return loss.sum() if reduce_loss else loss
+        return loss
 
     def forward(
         self,
@@ -770,45 +797,87 @@ class RagSequenceForGeneration(RagForGeneration):
     ) -> Tensor:
         """`(candidates,)`, of answers `(candidates, length)` to one question.
 
-        The candidates are one text for the decoder, in which each sees its own tokens only: what
-        it needs of the passages is there once.
+        The decoder reads a tree, in which what answers begin with together is there once.
         """
-        pad = self._token("pad_token_id")
-        length = max(2, int((candidates != pad).nonzero()[:, 1].max()) + 1)
-        candidates = candidates[:, :length]
-        n_docs, device = scores.shape[1], candidates.device
-        vocab = self.generator.get_output_embeddings().weight.shape[0]
-        at_once = max(1, SCORED_BYTES // (4 * n_docs * length * vocab))
-        bos = self._token("bos_token_id")
-        first = bos is not None and bool((candidates[:, 1] == bos).all())
-        losses, past = [], None
-        for part in candidates.split(at_once):
-            count = len(part)
-            own = torch.eye(count, device=device).repeat_interleave(length, 0)
-            own = own.repeat_interleave(length, 1)
-            order = torch.ones(length, length, device=device).tril().repeat(count, count)
-            decoded = self.generator._decode(
-                part.flatten().expand(n_docs, -1),
-                (own * order)[None],
-                torch.arange(length, device=device).repeat(count)[None],
+        generator, n_docs = self.generator, scores.shape[1]
+        labels, counts = self._targets(candidates)
+        tree = PrefixTree.of(candidates, counts)
+        size = len(tree.places)
+        smoothing = self.config.label_smoothing
+        shape = (n_docs, *candidates.shape)
+        tokens = sums = torch.zeros(shape, device=candidates.device)
+        caches: Any = None
+        start, stop = 0, 1  # the first node alone begins the caches
+        while start < size:
+            past = caches and tuple(
+                (Buffer(key, start, tree.places), Buffer(value, start, tree.places), *cross)
+                for key, value, *cross in caches
+            )
+            decoded = generator._decode(
+                tree.tokens[start:stop].expand(n_docs, -1),
+                tree.visible[None, start:stop, :stop].float(),
+                tree.places[None, start:stop],
                 past,
                 encoded,
             )
-            past = tuple(
-                (*(x[:, :, :0] for x in cache[:2]), *cache[2:]) for cache in decoded.past_key_values
-            )
-            # (D, candidates, length, vocab) -> (candidates * D, length, vocab)
-            logits = decoded.logits.unflatten(1, (count, length)).transpose(0, 1).flatten(0, 1)
-            nll = self.get_nll(
-                logits,
-                scores.expand(count, -1),
-                part,
-                epsilon=self.config.label_smoothing,
-                exclude_bos_score=first,
-                n_docs=n_docs,
-            )
-            losses.append(nll)
-        return torch.cat(losses)
+            if caches is None:
+                caches = [
+                    (*(Buffer.room(states, size) for states in cache[:2]), *cache[2:])
+                    for cache in decoded.past_key_values
+                ]
+            here = (tree.nodes >= start) & (tree.nodes < stop)
+            node = (tree.nodes - start).clamp(0, stop - start - 1)
+            logits = decoded.logits.float()  # (D, nodes, vocab)
+            of_label = logits[:, node, labels] - logits.logsumexp(-1)[:, node]
+            tokens = torch.where(here, of_label, tokens)
+            if smoothing:
+                sums = torch.where(here, logits.log_softmax(-1).sum(-1)[:, node], sums)
+            at_once = max(1, SCORED_BYTES // (4 * n_docs * logits.shape[-1]))
+            start, stop = stop, min(stop + at_once, size)
+        bos = self._token("bos_token_id")
+        return self._loss(
+            tokens.transpose(0, 1),
+            sums.transpose(0, 1) if smoothing else None,
+            scores,
+            labels,
+            counts,
+            smoothing,
+            bos is not None and bool((candidates[:, 1] == bos).all()),
+            logits.shape[-1],
+        )
+
+
+class PrefixTree(NamedTuple):
+    """Texts as one, in which what several begin with is there once.
+
+    Args:
+        tokens: `(nodes,)`.
+        places: `(nodes,)`; where in its text each comes.
+        visible: `(nodes, nodes)`; whether a node sees another: what is before it, and itself.
+        nodes: `(texts, length)`; the node at each place of a text.
+    """
+
+    tokens: Tensor
+    places: Tensor
+    visible: Tensor
+    nodes: Tensor
+
+    @classmethod
+    def of(cls, texts: Tensor, counts: Tensor) -> PrefixTree:
+        """The tree of texts `(texts, length)`, as far as predictions from there on count."""
+        count, length = texts.shape
+        number = torch.arange(count, device=texts.device)
+        # (texts, texts, length): whether two begin with the same so far.
+        same = (texts[:, None] == texts[None]).long().cumprod(2).bool()
+        # (texts, length): the first text that begins so, which has the node for all.
+        owner = torch.where(same, number[None, :, None], count).amin(1)
+        needed = counts.flip(1).long().cumsum(1).flip(1) > 0
+        needed[:, 0] = True
+        kept = (owner == number[:, None]) & (same & needed[None]).any(1)
+        rows, places = kept.nonzero(as_tuple=True)
+        visible = (owner[rows][:, places] == rows) & (places <= places[:, None])
+        every = kept.flatten().cumsum(0).view(count, length) - 1
+        return cls(texts[rows, places], places, visible, every.gather(0, owner))
 
 
 class PassageDecoder(TreeDecoder):

@@ -62,6 +62,11 @@ class Buffer(NamedTuple):
     filled: Any
     times: Any
 
+    @staticmethod
+    def room(states: Any, capacity: Any) -> Any:
+        """Memory that begins with `states`, `(batch, heads, some, head_dim)`."""
+        return tf.pad(states, [[0, 0], [0, 0], [0, capacity - dims(states)[2]], [0, 0]])
+
     @property
     def shape(self) -> tuple[Any, ...]:
         batch, heads, _, head_dim = self.memory.shape
@@ -72,7 +77,7 @@ class Buffer(NamedTuple):
         batch, heads, capacity, head_dim = dims(self.memory)
         # A scatter of rows is what TensorFlow does in place where nobody else holds the memory,
         # and what XLA compiles with a start that is not known before.
-        slots = tf.range(batch * heads)[:, None] * capacity + self.filled + tf.range(new.shape[2])
+        slots = tf.range(batch * heads)[:, None] * capacity + self.filled + tf.range(dims(new)[2])
         rows = tf.tensor_scatter_nd_update(
             tf.reshape(self.memory, (-1, head_dim)),
             tf.reshape(slots, (-1, 1)),

@@ -181,9 +181,8 @@ class TreeDecoder:
             )
         # An encoder's keys and values do not change: the loop takes them from outside.
         self.crosses = [tuple(cache[2:]) for cache in output.past_key_values]
-        behind = [[0, 0], [0, 0], [0, self.capacity - self.length], [0, 0]]
         cache = tuple(
-            tuple(tf.pad(states, behind) for states in cache[:2])
+            tuple(Buffer.room(states, self.capacity) for states in cache[:2])
             for cache in output.past_key_values
         )
         return StepOutput(output.logits[:, -1:], *self._recorded_start(output)), cache

@@ -26,6 +26,7 @@ from zoo.retrieval.answers import RagAnswer, Weighed
 from zoo.retrieval.realm import check_questions
 from zoo.stages import stage
 
+from .attention import Buffer
 from .auto import TFAutoModel, TFAutoModelForSeq2SeqLM
 from .bert import Cache
 from .generation import Prompt, StepOutput, TFGenerationMixin, TreeDecoder
@@ -33,6 +34,7 @@ from .layers import dims
 from .losses import IGNORED
 from .modeling import TFPreTrainedModel, default
 
+SCORED_BYTES = 2**27  # of logits that a step of RAG-Sequence's decoding makes
 FEW = 16  # lengths of texts are multiples of it
 
 
@@ -667,6 +669,34 @@ class TFRagSequenceForGeneration(TFRagForGeneration):
         labels, counts = self._targets(target)
         # (batch, D, sequence, vocab)
         logits = _of_passages(seq_logits, n_docs)
+        tokens = _log_probabilities(logits, labels[:, None])
+        sums = tf.reduce_sum(tf.nn.log_softmax(logits), axis=-1) if epsilon else None
+        loss = self._loss(
+            tokens, sums, doc_scores, labels, counts, epsilon, exclude_bos_score, logits.shape[-1]
+        )
+        return tf.reduce_sum(loss) if reduce_loss else loss
+
+    def _loss(
+        self,
+        tokens: Any,
+        sums: Any | None,
+        doc_scores: Any,
+        labels: Any,
+        counts: Any,
+        epsilon: float,
+        exclude_bos_score: Any,
+        vocab: int,
+    ) -> Any:
+        """`get_nll` of what is known of answers with each passage, `(batch,)`.
+
+        Args:
+            tokens: `(batch, D, sequence)`, log probabilities of the labels.
+            sums: the same of the whole vocabulary, summed; needed for smoothing.
+            doc_scores: `(batch or 1, D)`.
+            labels, counts: `(batch, sequence)`.
+            epsilon, exclude_bos_score: as `get_nll` takes them.
+            vocab: size of the vocabulary.
+        """
         passages = tf.nn.log_softmax(tf.cast(doc_scores, tf.float32))
         # As published the passage's probability comes in with the second token.
         enters = tf.cast(counts[:, 1:2], tf.float32)
@@ -676,16 +706,13 @@ class TFRagSequenceForGeneration(TFRagForGeneration):
             is_bos = (labels[:, 0] == bos) & exclude_bos_score
             scored &= tf.concat([~is_bos[:, None], tf.ones_like(counts[:, 1:])], axis=1)
         counts, scored = (tf.cast(x[:, None], tf.float32) for x in (counts, scored))
-        tokens = _log_probabilities(logits, labels[:, None])
         found = tf.reduce_sum(tokens * scored, axis=2) + passages * enters
         loss = -tf.reduce_logsumexp(found, axis=1)
-        if epsilon:
-            vocab = logits.shape[-1]
-            each = tf.reduce_sum(tf.nn.log_softmax(logits), axis=-1)
-            each = tf.reduce_sum(each * counts, axis=2) + vocab * passages * enters
-            smooth = -tf.reduce_logsumexp(each, axis=1)
+        if sums is not None:
+            each = tf.reduce_sum(sums * counts, axis=2)
+            smooth = -tf.reduce_logsumexp(each + vocab * passages * enters, axis=1)
             loss = (1.0 - epsilon) * loss + epsilon / vocab * smooth
-        return tf.reduce_sum(loss) if reduce_loss else loss
+        return loss
 
     def call(
         self,
@@ -856,43 +883,130 @@ class TFRagSequenceForGeneration(TFRagForGeneration):
     def _answer_losses(
         self, candidates: Any, encoded: Mapping[str, Any], doc_scores: Any, n_docs: int
     ) -> Any:
-        """`(batch, candidates)`, of answers `(batch, candidates, length)` to each question.
-
-        Differs: PyTorch reads several candidates as one text; here they come one after the other,
-        and what they need of the passages is there once as well.
-        """
-        generator = self.generator
+        """`(batch, candidates)`, of answers `(batch, candidates, length)` to each question."""
         candidates = tf.cast(candidates, tf.int32)
-        length = dims(candidates)[2]
-        start = tf.repeat(candidates[:, 0, :1], n_docs, axis=0)
-        begun = generator._decode(start, None, tf.zeros((1, 1), tf.int32), None, encoded)
-        past = tuple(
-            (*(x[:, :, :0] for x in cache[:2]), *cache[2:]) for cache in begun.past_key_values
-        )
-        bos = self._token("bos_token_id")
-        first: Any = False
-        if bos is not None:
-            first = tf.reduce_all(candidates[:, :, 1] == bos, axis=1)
 
-        def loss(answers: Any) -> Any:
-            tokens = tf.repeat(answers, n_docs, axis=0)
-            decoded = generator._decode(tokens, None, tf.range(length)[None], past, encoded)
-            return self.get_nll(
-                decoded.logits,
-                doc_scores,
-                answers,
-                epsilon=self.config.label_smoothing,
-                exclude_bos_score=first,
-                n_docs=n_docs,
+        def losses(row: Any) -> Any:
+            passages = slice(row * n_docs, (row + 1) * n_docs)
+            of_row = {
+                name: x[passages] if tf.is_tensor(x) and "head_mask" not in name else x
+                for name, x in encoded.items()
+            }
+            return self._question_losses(candidates[row], of_row, doc_scores[row : row + 1])
+
+        return tf.map_fn(
+            losses,
+            tf.range(dims(candidates)[0]),
+            parallel_iterations=1,
+            fn_output_signature=tf.TensorSpec((candidates.shape[1],), tf.float32),
+        )
+
+    def _question_losses(self, candidates: Any, encoded: Mapping[str, Any], scores: Any) -> Any:
+        """`(candidates,)`, of answers `(candidates, length)` to one question.
+
+        The decoder reads a tree, in which what answers begin with together is there once.
+        """
+        generator, n_docs = self.generator, scores.shape[1]
+        labels, counts = self._targets(candidates)
+        tree = PrefixTree.of(candidates, counts)
+        size = dims(tree.places)[0]
+        smoothing = self.config.label_smoothing
+
+        def read(start: Any, stop: Any, past: Any) -> Any:
+            return generator._decode(
+                tf.repeat(tree.tokens[None, start:stop], n_docs, axis=0),
+                # Differs: PyTorch's memory ends with what is written.
+                tf.cast(tree.visible[None, start:stop, : stop if past is None else size], tf.int32),
+                tree.places[None, start:stop],
+                past,
+                encoded,
             )
 
-        found = tf.map_fn(
-            loss,
-            tf.transpose(candidates, (1, 0, 2)),
+        def scored(decoded: Any, start: Any, stop: Any, tokens: Any, sums: Any) -> tuple[Any, Any]:
+            here = (tree.nodes >= start) & (tree.nodes < stop)
+            node = tf.clip_by_value(tree.nodes - start, 0, stop - start - 1)
+            logits = tf.cast(decoded.logits, tf.float32)  # (D, nodes, vocab)
+            index = tf.stack([node, labels], axis=-1)
+            index = tf.repeat(index[None], n_docs, axis=0)
+            of_label = tf.gather_nd(logits, index, batch_dims=1)
+            of_label -= tf.gather(tf.reduce_logsumexp(logits, axis=-1), node, axis=1)
+            tokens = tf.where(here, of_label, tokens)
+            if smoothing:
+                each = tf.reduce_sum(tf.nn.log_softmax(logits), axis=-1)
+                sums = tf.where(here, tf.gather(each, node, axis=1), sums)
+            return tokens, sums
+
+        # The first node alone begins the caches.
+        begun = read(0, 1, None)
+        vocab = begun.logits.shape[-1]
+        at_once = max(1, SCORED_BYTES // (4 * n_docs * vocab))
+        crosses = [cache[2:] for cache in begun.past_key_values]
+        caches = [tuple(Buffer.room(x, size) for x in cache[:2]) for cache in begun.past_key_values]
+        none = tf.zeros((n_docs, *dims(candidates)), tf.float32)
+
+        def step(start: Any, caches: Any, tokens: Any, sums: Any) -> tuple[Any, ...]:
+            stop = tf.minimum(start + at_once, size)
+            past = tuple(
+                (*(Buffer(memory, start, tree.places) for memory in memories), *cross)
+                for memories, cross in zip(caches, crosses, strict=True)
+            )
+            decoded = read(start, stop, past)
+            caches = [tuple(cache[:2]) for cache in decoded.past_key_values]
+            return stop, caches, *scored(decoded, start, stop, tokens, sums)
+
+        _, _, tokens, sums = tf.while_loop(
+            lambda start, *_: start < size,
+            step,
+            (tf.constant(1), caches, *scored(begun, 0, 1, none, none)),
             parallel_iterations=1,
-            fn_output_signature=tf.TensorSpec((candidates.shape[0],), tf.float32),
         )
-        return tf.transpose(found)
+        bos = self._token("bos_token_id")
+        return self._loss(
+            tf.transpose(tokens, (1, 0, 2)),
+            tf.transpose(sums, (1, 0, 2)) if smoothing else None,
+            scores,
+            labels,
+            counts,
+            smoothing,
+            False if bos is None else tf.reduce_all(candidates[:, 1] == bos),
+            vocab,
+        )
+
+
+class PrefixTree(NamedTuple):
+    """Texts as one, in which what several begin with is there once.
+
+    Args:
+        tokens: `(nodes,)`.
+        places: `(nodes,)`; where in its text each comes.
+        visible: `(nodes, nodes)`; whether a node sees another: what is before it, and itself.
+        nodes: `(texts, length)`; the node at each place of a text.
+    """
+
+    tokens: Any
+    places: Any
+    visible: Any
+    nodes: Any
+
+    @classmethod
+    def of(cls, texts: Any, counts: Any) -> PrefixTree:
+        """The tree of texts `(texts, length)`, as far as predictions from there on count."""
+        count, length = dims(texts)
+        number = tf.range(count)
+        # (texts, texts, length): whether two begin with the same so far.
+        same = tf.math.cumprod(tf.cast(texts[:, None] == texts[None], tf.int32), axis=2) == 1
+        # (texts, length): the first text that begins so, which has the node for all.
+        owner = tf.reduce_min(tf.where(same, number[None, :, None], count), axis=1)
+        needed = tf.cumsum(tf.cast(counts, tf.int32), axis=1, reverse=True) > 0
+        needed |= tf.range(length) == 0
+        kept = (owner == number[:, None]) & tf.reduce_any(same & needed[None], axis=1)
+        rows, places = tf.unstack(tf.cast(tf.where(kept), tf.int32), axis=1)
+        visible = tf.gather(tf.gather(owner, rows), places, axis=1) == rows
+        visible &= places <= places[:, None]
+        every = tf.cumsum(tf.cast(tf.reshape(kept, (-1,)), tf.int32)) - 1
+        nodes = tf.gather(every, owner * length + tf.range(length))
+        tokens = tf.gather(tf.reshape(texts, (-1,)), rows * length + places)
+        return cls(tokens, places, visible, nodes)
 
 
 class PassageDecoder(TreeDecoder):
