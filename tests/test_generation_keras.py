@@ -14,6 +14,7 @@ from cases import shown
 import pt_models
 import tf_models
 from pt_models import logits as pt_logits
+from tf_models import generation as tf_generation
 from tf_models import logits as tf_logits
 from zoo import BertGenerationConfig, EncoderDecoderConfig, RemBertConfig
 from zoo.generation import GenerationConfig, MaxLengthCriteria
@@ -545,3 +546,25 @@ def test_a_processor_of_ones_own_defines_call() -> None:
         tf_models.TFLogitsProcessor()(None, None, None)
     twice = tf_models.TFLogitsProcessorList([tf_logits.TFTemperatureLogitsWarper(0.5)] * 2)
     assert np.array_equal(twice(None, tf.constant([[1.0]]), 1), [[4.0]])
+
+
+def test_one_token_with_beams_compiled(rembert: tuple[Any, Any]) -> None:
+    options = {"num_beams": 2, "max_new_tokens": 1}
+    expected = rembert[0].generate(torch.tensor(PROMPTS), **options).numpy()
+    found = rembert[1].generate(PROMPTS, jit_compile=True, **options)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("values", ["different", "ties", "few"])
+def test_best_of_long_rows(values: str) -> None:
+    """In parts they are the same as at once, equals in the same order."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(3, 20 * tf_generation.PART + 7)).astype(np.float32)
+    if values == "ties":
+        rows = np.round(rows)
+    elif values == "few":
+        rows[rng.random(rows.shape) < 0.9999] = -np.inf
+    for count in (1, 5, 9):
+        found, expected = tf_generation._top(tf.constant(rows), count), tf.math.top_k(rows, count)
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_array_equal(found[1], expected[1])

@@ -60,6 +60,7 @@ logger = logging.getLogger("zoo")
 COPY = -1e9
 # How many graphs a model keeps, one for each set of options.
 GRAPHS = 16
+PART = 512  # of a row, see `_top`
 
 
 class Prompt(NamedTuple):
@@ -215,6 +216,8 @@ class TreeDecoder:
         if origins is None:
             path = tf.where(times <= made, own, -1)[None]
         else:
+            # One more: there is room for a step even where only one token is made.
+            origins = tf.pad(origins, [[0, 0], [0, 0], [0, 1]])
             path = tf.where(times == made, own, origins[:, :, 1 : 1 + self.room])
         allowed = tf.one_hot(path, beams, dtype=tf.int32)
         rows = tf.maximum(_size(path, 0), _size(self.visible, 0))
@@ -792,9 +795,25 @@ def _candidates(run: Run, scores: Any, sums: Any, step: Any, group: int) -> Pick
         best, order = tf.math.top_k(tf.gather(sums, index, batch_dims=1), count)
         index = tf.gather(index, order, batch_dims=1)
     else:
-        best, index = tf.math.top_k(sums, count)
+        best, index = _top(sums, count)
     tokens = index % vocab
     return Picked(best, index // vocab, tokens, run.is_end(tokens) if run.eos else None)
+
+
+def _top(x: Any, count: int) -> tuple[Any, Any]:
+    """`tf.math.top_k` of `(batch, size)`, several times quicker for long rows.
+
+    The best are in the parts with the highest maxima; equals keep their order.
+    """
+    parts = -(-x.shape[1] // PART)
+    if count > min(parts // 4, PART):
+        return tf.math.top_k(x, count)
+    x = tf.pad(x, [[0, 0], [0, parts * PART - x.shape[1]]], constant_values=float("-inf"))
+    x = tf.reshape(x, (-1, parts, PART))
+    chosen = tf.sort(tf.math.top_k(tf.reduce_max(x, axis=2), count).indices, axis=1)
+    few = tf.reshape(tf.gather(x, chosen, batch_dims=1), (-1, count * PART))
+    best, order = tf.math.top_k(few, count)
+    return best, tf.gather(chosen, order // PART, batch_dims=1) * PART + order % PART
 
 
 def _penalised(sums: Any, length: Any, config: GenerationConfig) -> Any:
