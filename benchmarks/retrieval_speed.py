@@ -364,7 +364,7 @@ def rag(arguments: argparse.Namespace) -> None:
     settings = tuning.default_settings(rows, leaves=leaves)
     start = time.process_time()
     index = build_index(
-        vectors, settings=settings, leaves=arguments.looked, reorder=arguments.reorder
+        vectors, settings=settings, leaves=arguments.looked or 1, reorder=arguments.reorder
     )
     print(f"ScaNN: built in {time.process_time() - start:.0f} s", flush=True)
     passages = [{"title": f"title {i}", "text": f"text {i}"} for i in range(1000)]
@@ -379,7 +379,12 @@ def rag(arguments: argparse.Namespace) -> None:
     retriever = RagRetriever(config, None, None, index=StoredIndex(index, Passages()))
     segment = index._state.parts[0].segment
     bare = ScannSearcher(segment._searcher)
-    looked, reorder = segment.leaves, segment.reorder_for(k)
+    reorder = segment.reorder_for(k)
+    for looked in () if arguments.looked else (5, 10, 15, 20, 30, 45, 70, 100, 150, 220):
+        segment.leaves = looked
+        if tuning.recall(bare.search_batched(queries, k, reorder, looked)[0], truth) >= 0.95:
+            break
+    looked = segment.leaves
     contenders: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "bare ScaNN": lambda asked: (
             bare.search(asked[0], k, reorder, looked)[0][None]
@@ -553,7 +558,9 @@ def main() -> None:
     parser.add_argument("--without", default=[], type=lambda text: text.split(","),
                         help="some of plain, spherical, HNSW")  # fmt: skip
     parser.add_argument("--rag", action="store_true", help="only what RAG's retriever adds")
-    parser.add_argument("--looked", type=int, default=30, help="leaves looked at, of --rag")
+    parser.add_argument(
+        "--looked", type=int, help="leaves looked at, of --rag; by default for a recall of 0.95"
+    )
     parser.add_argument("--reorder", type=int, default=100, help="of --rag")
     parser.add_argument("--rounds", type=int, default=7, help="of --rag")
     parser.add_argument("--growth", help="numbers of rows; only this is measured then")
