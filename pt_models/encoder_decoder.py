@@ -75,6 +75,9 @@ class EncoderDecoderModel(GenerationMixin, PreTrainedModel):
         inside = any(part is module for part in self.encoder.modules())
         (self.encoder if inside else self.decoder)._init_parameter(module, name, parameter)
 
+    def _parts(self) -> dict[str, PreTrainedModel]:
+        return {"encoder": self.encoder, "decoder": self.decoder}
+
     def get_encoder(self) -> PreTrainedModel:
         return self.encoder
 
@@ -108,12 +111,7 @@ class EncoderDecoderModel(GenerationMixin, PreTrainedModel):
         return self.get_input_embeddings()
 
     def tied_weights(self) -> dict[str, str]:
-        halves = {"encoder": self.encoder, "decoder": self.decoder}
-        tied = {
-            f"{half}.{alias}": f"{half}.{source}"
-            for half, model in halves.items()
-            for alias, source in model.tied_weights().items()
-        }
+        tied = super().tied_weights()
         if self.config.tie_encoder_decoder:
             of_decoder = self.decoder.state_dict()
             for name in self.encoder.state_dict():
@@ -121,25 +119,6 @@ class EncoderDecoderModel(GenerationMixin, PreTrainedModel):
                 if source in of_decoder:
                     tied[f"encoder.{name}"] = f"decoder.{source}"
         return tied
-
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None
-    ) -> None:
-        """Recomputes each layer's activations in the backward pass, to save memory.
-
-        Args:
-            gradient_checkpointing_kwargs: passed to `torch.utils.checkpoint.checkpoint`.
-        """
-        for half in (self.encoder, self.decoder):
-            half.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
-
-    def gradient_checkpointing_disable(self) -> None:
-        for half in (self.encoder, self.decoder):
-            half.gradient_checkpointing_disable()
-
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        return any(half.is_gradient_checkpointing for half in (self.encoder, self.decoder))
 
     @classmethod
     def from_encoder_decoder_pretrained(

@@ -116,6 +116,15 @@ class PreTrainedModel(nn.Module):
     def dtype(self) -> torch.dtype:
         return next(p.dtype for p in self.parameters() if p.is_floating_point())
 
+    def _parts(self) -> dict[str, PreTrainedModel]:
+        """The models that the base model is made of, by name; none where it has its own layers."""
+        return {}
+
+    def _with_layers(self) -> list[PreTrainedModel]:
+        """The models inside that have layers."""
+        parts = self._parts().values()
+        return [model for part in parts for model in part._with_layers()] or [self.base_model]
+
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """Counts weights; a tied weight counts once."""
         skipped = {
@@ -137,17 +146,17 @@ class PreTrainedModel(nn.Module):
         Args:
             gradient_checkpointing_kwargs: passed to `torch.utils.checkpoint.checkpoint`.
         """
-        self.base_model.gradient_checkpointing = {
-            "use_reentrant": False,
-            **(gradient_checkpointing_kwargs or {}),
-        }
+        options = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
+        for model in self._with_layers():
+            model.gradient_checkpointing = options
 
     def gradient_checkpointing_disable(self) -> None:
-        self.base_model.gradient_checkpointing = False
+        for model in self._with_layers():
+            model.gradient_checkpointing = False
 
     @property
     def is_gradient_checkpointing(self) -> bool:
-        return bool(self.base_model.gradient_checkpointing)
+        return any(model.gradient_checkpointing for model in self._with_layers())
 
     def _layer_caller(self) -> Callable[..., Any]:
         """Calls a layer, under `torch.utils.checkpoint` while training if that is switched on."""
@@ -176,7 +185,12 @@ class PreTrainedModel(nn.Module):
 
     def tied_weights(self) -> dict[str, str]:
         """Names of weights that are one with another: alias -> source."""
-        return {}
+        path = "" if self.base_model is self else f"{self.base_model_prefix}."
+        return {
+            f"{path}{name}.{alias}": f"{path}{name}.{source}"
+            for name, part in self._parts().items()
+            for alias, source in part.tied_weights().items()
+        }
 
     def tie_weights(self) -> None:
         for alias, source in self.tied_weights().items():

@@ -110,33 +110,6 @@ class RagPreTrainedModel(PreTrainedModel):
             self.config.vocab_size = self.generator.config.vocab_size
         return embeddings
 
-    def tied_weights(self) -> dict[str, str]:
-        path = "" if self.base_model is self else f"{self.base_model_prefix}."
-        return {
-            f"{path}{name}.{alias}": f"{path}{name}.{source}"
-            for name, part in self._parts().items()
-            for alias, source in part.tied_weights().items()
-        }
-
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None
-    ) -> None:
-        """Recomputes each layer's activations in the backward pass, to save memory.
-
-        Args:
-            gradient_checkpointing_kwargs: passed to `torch.utils.checkpoint.checkpoint`.
-        """
-        for part in self._parts().values():
-            part.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
-
-    def gradient_checkpointing_disable(self) -> None:
-        for part in self._parts().values():
-            part.gradient_checkpointing_disable()
-
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        return any(part.is_gradient_checkpointing for part in self._parts().values())
-
     @classmethod
     def from_pretrained_question_encoder_generator(
         cls,

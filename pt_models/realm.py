@@ -302,10 +302,9 @@ class RealmComposite(RealmPreTrainedModel):
         return {name: part for name, part in named if first[id(part)] == name}
 
     def tied_weights(self) -> dict[str, str]:
-        tied = {}
+        tied = super().tied_weights()
         for name, part in self._parts().items():
             of_part = part.tied_weights()
-            tied |= {f"{name}.{alias}": f"{name}.{source}" for alias, source in of_part.items()}
             for other in self.parts:
                 if other != name and getattr(self, other) is part:
                     for weight in part.state_dict():
@@ -328,25 +327,6 @@ class RealmComposite(RealmPreTrainedModel):
             part.resize_token_embeddings(new_num_tokens, pad_to_multiple_of)
             self.config.vocab_size = part.config.vocab_size
         return self.get_input_embeddings()
-
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None
-    ) -> None:
-        """Recomputes each layer's activations in the backward pass, to save memory.
-
-        Args:
-            gradient_checkpointing_kwargs: passed to `torch.utils.checkpoint.checkpoint`.
-        """
-        for part in self._parts().values():
-            part.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
-
-    def gradient_checkpointing_disable(self) -> None:
-        for part in self._parts().values():
-            part.gradient_checkpointing_disable()
-
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        return any(part.is_gradient_checkpointing for part in self._parts().values())
 
 
 class RealmScorer(RealmComposite):

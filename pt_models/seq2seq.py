@@ -230,41 +230,23 @@ class Seq2SeqPreTrainedModel(PreTrainedModel):
     def get_decoder(self) -> Stack:
         return self.base_model.decoder
 
-    def _halves(self) -> list[Stack]:
-        return [self.get_encoder(), self.get_decoder()]
+    def _parts(self) -> dict[str, PreTrainedModel]:
+        return {"encoder": self.get_encoder(), "decoder": self.get_decoder()}
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.base_model.shared
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.base_model.shared = value
-        for half in self._halves():
+        for half in self._parts().values():
             half.embed_tokens = value
         self.tie_weights()
 
     def tied_weights(self) -> dict[str, str]:
         path = f"{self.base_model_prefix}." if self.base_model is not self else ""
-        halves = ("encoder", "decoder")[: len(self._halves())]
-        return {f"{path}{half}.embed_tokens.weight": f"{path}shared.weight" for half in halves}
-
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None
-    ) -> None:
-        """Recomputes each layer's activations in the backward pass, to save memory.
-
-        Args:
-            gradient_checkpointing_kwargs: passed to `torch.utils.checkpoint.checkpoint`.
-        """
-        for half in self._halves():
-            half.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
-
-    def gradient_checkpointing_disable(self) -> None:
-        for half in self._halves():
-            half.gradient_checkpointing_disable()
-
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        return any(half.is_gradient_checkpointing for half in self._halves())
+        return {
+            f"{path}{half}.embed_tokens.weight": f"{path}shared.weight" for half in self._parts()
+        }
 
     def _decoder_ids(self, input_ids: Tensor | None, labels: Tensor | None) -> Tensor:
         """What the decoder reads where it is not given: the labels, shifted right.

@@ -302,8 +302,8 @@ class T5EncoderModel(Seq2SeqPreTrainedModel, T5PreTrainedModel):
         self.encoder = T5Stack(config, self.shared, is_decoder=False)
         self.post_init()
 
-    def _halves(self) -> list[Stack]:
-        return [self.encoder]
+    def _parts(self) -> dict[str, PreTrainedModel]:
+        return {"encoder": self.encoder}
 
     def forward(
         self,

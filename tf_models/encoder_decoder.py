@@ -81,6 +81,9 @@ class TFEncoderDecoderModel(TFGenerationMixin, TFPreTrainedModel):
             )
         self.post_init()
 
+    def _parts(self) -> dict[str, TFPreTrainedModel]:
+        return {"encoder": self.encoder, "decoder": self.decoder}
+
     def get_encoder(self) -> TFPreTrainedModel:
         return self.encoder
 
@@ -115,12 +118,7 @@ class TFEncoderDecoderModel(TFGenerationMixin, TFPreTrainedModel):
         return self.get_input_embeddings()
 
     def tied_weights(self) -> dict[str, str]:
-        halves = {"encoder": self.encoder, "decoder": self.decoder}
-        tied = {
-            f"{half}.{alias}": f"{half}.{source}"
-            for half, model in halves.items()
-            for alias, source in model.tied_weights().items()
-        }
+        tied = super().tied_weights()
         if self.config.tie_encoder_decoder:
             of_decoder = dict(named_weights(self.decoder))
             for name, _ in named_weights(self.encoder):
@@ -128,25 +126,6 @@ class TFEncoderDecoderModel(TFGenerationMixin, TFPreTrainedModel):
                 if source in of_decoder:
                     tied[f"encoder.{name}"] = f"decoder.{source}"
         return tied
-
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None
-    ) -> None:
-        """Recomputes each layer's activations in the backward pass, to save memory.
-
-        Args:
-            gradient_checkpointing_kwargs: PyTorch's options; TensorFlow has none and refuses any.
-        """
-        for half in (self.encoder, self.decoder):
-            half.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
-
-    def gradient_checkpointing_disable(self) -> None:
-        for half in (self.encoder, self.decoder):
-            half.gradient_checkpointing_disable()
-
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        return any(half.is_gradient_checkpointing for half in (self.encoder, self.decoder))
 
     @classmethod
     def from_encoder_decoder_pretrained(

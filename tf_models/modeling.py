@@ -219,6 +219,15 @@ class TFPreTrainedModel(keras.Model):
         # Keras' saver follows every attribute that is listed here, and this one may lead back.
         return [name for name in super().__dir__() if name != "base_model"]
 
+    def _parts(self) -> dict[str, TFPreTrainedModel]:
+        """The models that the base model is made of, by name; none where it has its own layers."""
+        return {}
+
+    def _with_layers(self) -> list[TFPreTrainedModel]:
+        """The models inside that have layers."""
+        parts = self._parts().values()
+        return [model for part in parts for model in part._with_layers()] or [self.base_model]
+
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """Counts weights; a tied weight counts once."""
         counted = {
@@ -243,14 +252,16 @@ class TFPreTrainedModel(keras.Model):
                 "gradient_checkpointing_kwargs: tf.recompute_grad takes no options, got "
                 f"{dict(gradient_checkpointing_kwargs)}"
             )
-        self.base_model.gradient_checkpointing = True
+        for model in self._with_layers():
+            model.gradient_checkpointing = True
 
     def gradient_checkpointing_disable(self) -> None:
-        self.base_model.gradient_checkpointing = False
+        for model in self._with_layers():
+            model.gradient_checkpointing = False
 
     @property
     def is_gradient_checkpointing(self) -> bool:
-        return bool(self.base_model.gradient_checkpointing)
+        return any(model.gradient_checkpointing for model in self._with_layers())
 
     def _layer_caller(self, training: bool | None) -> Callable[..., Any]:
         """Calls a layer, recomputing it in the backward pass if that is switched on."""
@@ -276,7 +287,12 @@ class TFPreTrainedModel(keras.Model):
 
     def tied_weights(self) -> dict[str, str]:
         """Names of weights that are one with another: alias -> source."""
-        return {}
+        path = "" if self.base_model is self else f"{self.base_model_prefix}."
+        return {
+            f"{path}{name}.{alias}": f"{path}{name}.{source}"
+            for name, part in self._parts().items()
+            for alias, source in part.tied_weights().items()
+        }
 
     def tie_weights(self) -> None:
         weights = dict(named_weights(self))

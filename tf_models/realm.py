@@ -320,10 +320,9 @@ class TFRealmComposite(TFRealmPreTrainedModel):
         return {name: part for name, part in named if first[id(part)] == name}
 
     def tied_weights(self) -> dict[str, str]:
-        tied = {}
+        tied = super().tied_weights()
         for name, part in self._parts().items():
             of_part = part.tied_weights()
-            tied |= {f"{name}.{alias}": f"{name}.{source}" for alias, source in of_part.items()}
             for other in self.parts:
                 if other != name and getattr(self, other) is part:
                     for weight, _ in named_weights(part):
@@ -347,25 +346,6 @@ class TFRealmComposite(TFRealmPreTrainedModel):
             self.config.vocab_size = part.config.vocab_size
         self.train_function = self.test_function = self.predict_function = None
         return self.get_input_embeddings()
-
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None
-    ) -> None:
-        """Recomputes each layer's activations in the backward pass, to save memory.
-
-        Args:
-            gradient_checkpointing_kwargs: PyTorch's options; TensorFlow has none and refuses any.
-        """
-        for part in self._parts().values():
-            part.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
-
-    def gradient_checkpointing_disable(self) -> None:
-        for part in self._parts().values():
-            part.gradient_checkpointing_disable()
-
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        return any(part.is_gradient_checkpointing for part in self._parts().values())
 
 
 @keras.saving.register_keras_serializable("tf_models")

@@ -241,8 +241,8 @@ class TFSeq2SeqPreTrainedModel(TFPreTrainedModel):
     def get_decoder(self) -> TFStack:
         return self.base_model.decoder
 
-    def _halves(self) -> list[TFStack]:
-        return [self.get_encoder(), self.get_decoder()]
+    def _parts(self) -> dict[str, TFPreTrainedModel]:
+        return {"encoder": self.get_encoder(), "decoder": self.get_decoder()}
 
     def get_input_embeddings(self) -> keras.layers.Embedding:
         return self.base_model.shared
@@ -250,33 +250,15 @@ class TFSeq2SeqPreTrainedModel(TFPreTrainedModel):
     def set_input_embeddings(self, value: keras.layers.Embedding) -> None:
         value.shared = True
         replace_part(self.base_model, "shared", value)
-        for half in self._halves():
+        for half in self._parts().values():
             replace_part(half, "embed_tokens", value)
         self.tie_weights()
 
     def tied_weights(self) -> dict[str, str]:
         path = f"{self.base_model_prefix}." if self.base_model is not self else ""
-        halves = ("encoder", "decoder")[: len(self._halves())]
-        return {f"{path}{half}.embed_tokens.weight": f"{path}shared.weight" for half in halves}
-
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None
-    ) -> None:
-        """Recomputes each layer's activations in the backward pass, to save memory.
-
-        Args:
-            gradient_checkpointing_kwargs: PyTorch's options; TensorFlow has none and refuses any.
-        """
-        for half in self._halves():
-            half.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
-
-    def gradient_checkpointing_disable(self) -> None:
-        for half in self._halves():
-            half.gradient_checkpointing_disable()
-
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        return any(half.is_gradient_checkpointing for half in self._halves())
+        return {
+            f"{path}{half}.embed_tokens.weight": f"{path}shared.weight" for half in self._parts()
+        }
 
     def _decoder_ids(self, input_ids: Any | None, labels: Any | None) -> Any:
         """What the decoder reads where it is not given: the labels, shifted right.

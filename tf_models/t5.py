@@ -378,8 +378,8 @@ class TFT5EncoderModel(TFSeq2SeqPreTrainedModel, TFT5PreTrainedModel):
         self.encoder = TFT5Stack(config, self.shared, False, dtype=dtype, name="encoder")
         self.post_init()
 
-    def _halves(self) -> list[TFStack]:
-        return [self.encoder]
+    def _parts(self) -> dict[str, TFPreTrainedModel]:
+        return {"encoder": self.encoder}
 
     def call(
         self,
