@@ -240,10 +240,16 @@ class LocalIndex(Index):
         ids = np.asarray(ids)
         flat = ids.reshape(-1).astype(np.int64)
         with self._lock:
-            state, rows = self._state, self._find(flat)
+            state = self._state
+            alone = state.alone
+            rows = self._find(flat) if alone is None else alone.find(flat)
         if len(flat) and rows.min() < 0:
             raise RetrievalError(f"ids: {some(flat[rows < 0])} not in the index")
-        return _vectors(state, rows, self.dimension).reshape(*ids.shape, self.dimension)
+        if alone is None:
+            found = _vectors(state, rows, self.dimension)
+        else:
+            found = alone.segment.vectors(rows)
+        return found.reshape(*ids.shape, self.dimension)
 
     def ids(self) -> np.ndarray:
         """All ids `(rows,)`, in the order of their rows."""
