@@ -7,7 +7,6 @@ import importlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +22,11 @@ from zoo.retrieval.realm import BLOCK_RECORDS, RealmRetriever
 from zoo.tokenizers import AutoTokenizer
 from zoo.training.questions import Question
 
+from .scores import AT_ONCE, RECALL_AT, Scores, answer_scores, question_inputs, shares
+
 EMBEDDER, DOCUMENTS = "embedder", "documents"  # in the folder that `index` names
 QUESTION, LONGEST_BLOCK = 32, 256  # tokens
-RECALL_AT = (1, 5, 20)
 SHOWN = 320  # characters of a block
-_AT_ONCE = 16  # questions
-
-
-@dataclass(frozen=True)
-class Scores:
-    """How well questions were answered; everything from 0 to 100.
-
-    Args:
-        questions: how many.
-        exact_match, f1: of the best answer, after the official normalisation.
-        recall: by k, the share of questions with an answer in one of the first k blocks.
-        bm25: the same of a search by words.
-    """
-
-    questions: int
-    exact_match: float
-    f1: float
-    recall: dict[int, float]
-    bm25: dict[int, float]
 
 
 @contextlib.contextmanager
@@ -98,7 +79,13 @@ def opened(
             if not (folder / SETTINGS).is_file():
                 answering.embedder.save_pretrained(kept / EMBEDDER)
                 tokenizer.save_pretrained(kept / EMBEDDER)
-            _build(answering.config, Path(corpus), kept, framework, block_length, progress)
+            config = answering.config
+            room = min(config.reader_seq_len, config.max_position_embeddings) - QUESTION
+            length = block_length or max(min(room, LONGEST_BLOCK), QUESTION)
+            build_documents(
+                Path(corpus), folder, kept / EMBEDDER, framework, length, progress,
+                encoder="RealmEmbedder",
+            )  # fmt: skip
         documents = DocumentIndex(folder)
         _assert_fits(documents, answering)
         answering.retriever = RealmRetriever(documents.passages, tokenizer)
@@ -132,23 +119,37 @@ def _places(corpus: str | os.PathLike[str]) -> tuple[Path, Path]:
     return Path(corpus), Path(corpus) / DOCUMENTS
 
 
-def _build(
-    config: Any, corpus: Path, kept: Path, framework: str, block_length: int | None, progress: Any
+def build_documents(
+    corpus: Path,
+    documents: Path,
+    checkpoint: Path,
+    framework: str,
+    length: int,
+    progress: Any,
+    **options: Any,
 ) -> None:
-    """Cuts documents into blocks and embeds them with the model's own embedder."""
+    """Cuts documents into passages and embeds them.
+
+    Args:
+        corpus: documents in any known format.
+        documents: folder to make.
+        checkpoint: of what gives them their vectors.
+        framework: `pt` or `tf`.
+        length: word pieces of a passage; documents that come in passages are left as they are.
+        progress: see `zoo.retrieval.documents.build`.
+        options: of `zoo.retrieval.documents.new_settings`.
+    """
     from zoo.retrieval.readers import Corpus
 
     module = importlib.import_module(f"{framework}_models.embedding")
     embedder = module.TextEmbedder if framework == "pt" else module.TFTextEmbedder
     found = Corpus(corpus)
-    room = min(config.reader_seq_len, config.max_position_embeddings) - QUESTION
-    length = None if found.is_split else block_length or max(min(room, LONGEST_BLOCK), QUESTION)
     settings = new_settings(
-        found, kept / EMBEDDER, length=length, encoder="RealmEmbedder",
-        index={"kind": "auto", "target_recall": 0.95, "shards": 1},
+        found, checkpoint, length=None if found.is_split else length,
+        index={"kind": "auto", "target_recall": 0.95, "shards": 1}, **options,
     )  # fmt: skip
-    options = {} if progress is None else {"progress": progress}
-    build(found, kept / DOCUMENTS, settings, make=embedder.from_pretrained, **options)
+    shown = {} if progress is None else {"progress": progress}
+    build(found, documents, settings, make=embedder.from_pretrained, **shown)
 
 
 def _assert_fits(documents: DocumentIndex, answering: Any) -> None:
@@ -254,25 +255,12 @@ class _Given:
         return rows, np.zeros(rows.shape, np.float32)
 
 
-def answer_scores(predictions: Sequence[str], questions: Sequence[Question]) -> tuple[float, float]:
-    """Mean exact match and F1 of predictions."""
-    from .metrics import answer_exact_match, answer_f1
-
-    pairs = [(p, q.answers) for p, q in zip(predictions, questions, strict=True)]
-    count = max(len(pairs), 1)
-    return (
-        sum(answer_exact_match(*pair) for pair in pairs) / count,
-        sum(answer_f1(*pair) for pair in pairs) / count,
-    )
-
-
 def retrieved(model: Any, texts: Sequence[str], k: int) -> np.ndarray:
     """The blocks that a model finds for questions, best first, `(questions, k)`."""
-    framework = type(model).__module__.split(".")[0]
     vectors = np.concatenate(
         [
-            _question_vectors(framework, model, texts[start : start + _AT_ONCE])
-            for start in range(0, len(texts), _AT_ONCE)
+            _question_vectors(model, texts[start : start + AT_ONCE])
+            for start in range(0, len(texts), AT_ONCE)
         ]
     )
     if model.index is not None:
@@ -285,19 +273,15 @@ def retrieved(model: Any, texts: Sequence[str], k: int) -> np.ndarray:
     return np.asarray(rows)
 
 
-def _question_vectors(framework: str, model: Any, texts: Sequence[str]) -> np.ndarray:
-    tokens = model.retriever.tokenize_questions(list(texts), model.config.max_position_embeddings)
-    if framework == "pt_models":
+def _question_vectors(model: Any, texts: Sequence[str]) -> np.ndarray:
+    inputs = question_inputs(model, texts, model.config.max_position_embeddings)
+    if type(model).__module__.startswith("pt_models"):
         import torch
 
         model.eval()
         with torch.inference_mode():
-            tensors = {name: torch.from_numpy(x).to(model.device) for name, x in tokens.items()}
-            return model.embedder(**tensors, return_dict=True).projected_score.float().cpu().numpy()
-    import tensorflow as tf
-
-    tensors = {name: tf.convert_to_tensor(x) for name, x in tokens.items()}
-    vectors = model.embedder(**tensors, return_dict=True, training=False).projected_score
+            return model.embedder(**inputs, return_dict=True).projected_score.float().cpu().numpy()
+    vectors = model.embedder(**inputs, return_dict=True, training=False).projected_score
     return np.asarray(vectors, np.float32)
 
 
@@ -326,7 +310,7 @@ def recall(
     for question, found in zip(questions, rows, strict=True):
         answers = [answer for answer in joined(question.answers) if answer.strip()]
         right.append([any(a in tokens.get(int(row), "") for a in answers) for row in found])
-    return {k: 100.0 * sum(any(row[:k]) for row in right) / max(len(right), 1) for k in ks}
+    return shares(right, ks)
 
 
 def _all_blocks(model: Any) -> list[str]:
@@ -365,30 +349,3 @@ def prompt(
         if not question:
             return
         show(question, model.answer([question], n_best=n_best, **options)[0], console)
-
-
-def print_scores(scores: Scores, console: Console) -> None:
-    """Prints what `evaluate` found."""
-    from rich import box
-    from rich.table import Table
-
-    ks = list(scores.recall)
-    table = Table(*["", *(f"recall@{k}" for k in ks), "exact match", "F1"], box=box.SIMPLE)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    table.add_row(
-        "REALM", *(f"{scores.recall[k]:.1f}" for k in ks), f"{scores.exact_match:.1f}",
-        f"{scores.f1:.1f}",
-    )  # fmt: skip
-    if scores.bm25:
-        table.add_row("BM25", *(f"{scores.bm25[k]:.1f}" for k in ks), "", "")
-    table.title = f"{scores.questions} questions"
-    console.print(table)
-
-
-def scores_as_json(scores: Scores) -> dict[str, Any]:
-    """As JSON can hold it, with the k as text."""
-    found = asdict(scores)
-    for name in ("recall", "bm25"):
-        found[name] = {str(k): value for k, value in found[name].items()}
-    return found

@@ -16,12 +16,12 @@ from rich.text import Text
 
 from zoo import hub
 from zoo.retrieval.answers import RagAnswer, RagEvidence
-from zoo.retrieval.documents import SETTINGS, DocumentIndex, build, new_settings
+from zoo.retrieval.documents import SETTINGS, DocumentIndex
 from zoo.retrieval.embedding import fingerprint
 from zoo.retrieval.rag import OWN_INDEX, RagRetriever
 
 from . import parse_config
-from .ask import DOCUMENTS, LONGEST_BLOCK, SHOWN
+from .ask import DOCUMENTS, LONGEST_BLOCK, SHOWN, build_documents
 
 MODEL_TYPE = "rag"
 CONTEXT_ENCODER = "context_encoder"  # a checkpoint in the model's folder
@@ -91,7 +91,10 @@ def opened(
                 kept = Path(index or stack.enter_context(tempfile.TemporaryDirectory()))
                 documents = kept / DOCUMENTS
                 encoder = context_encoder(model)
-                _build(Path(corpus), documents, encoder, framework, block_length, progress)
+                config = json.loads((encoder / "config.json").read_text())
+                room = config.get("max_position_embeddings") or 512
+                length = block_length or min(room, LONGEST_BLOCK)
+                build_documents(Path(corpus), documents, encoder, framework, length, progress)
             _assert_fits(documents, model)
         retriever = RagRetriever.from_pretrained(
             model, documents and DocumentIndex(documents), config=answering.config
@@ -140,30 +143,6 @@ def context_encoder(model: str | os.PathLike[str]) -> Path:
         f"{model}: no {CONTEXT_ENCODER}/ in it, which documents need; or pass as --corpus what "
         "`zoo index build` made with the model's context encoder"
     )
-
-
-def _build(
-    corpus: Path,
-    documents: Path,
-    encoder: Path,
-    framework: str,
-    block_length: int | None,
-    progress: Any,
-) -> None:
-    """Cuts documents into passages and embeds them with the context encoder."""
-    from zoo.retrieval.readers import Corpus
-
-    module = importlib.import_module(f"{framework}_models.embedding")
-    embedder = module.TextEmbedder if framework == "pt" else module.TFTextEmbedder
-    positions = json.loads((encoder / "config.json").read_text()).get("max_position_embeddings")
-    found = Corpus(corpus)
-    length = None if found.is_split else block_length or min(positions or 512, LONGEST_BLOCK)
-    settings = new_settings(
-        found, encoder, length=length,
-        index={"kind": "auto", "target_recall": 0.95, "shards": 1},
-    )  # fmt: skip
-    options = {} if progress is None else {"progress": progress}
-    build(found, documents, settings, make=embedder.from_pretrained, **options)
 
 
 def _assert_fits(documents: Path, model: str | os.PathLike[str]) -> None:

@@ -338,6 +338,7 @@ def evaluate_realm(
     from zoo.training.questions import read_questions, split_questions
 
     from . import ask as run
+    from .scores import print_scores, scores_as_json
 
     asked = read_questions(*questions)
     if held_out is not None:
@@ -345,11 +346,11 @@ def evaluate_realm(
     with run.opened(
         model, corpus, index=index, framework=framework.value, block_length=block_length
     ) as opened:
-        scores = run.evaluate(opened, asked, words=words)
+        found = run.evaluate(opened, asked, words=words)
     if as_json:
-        typer.echo(json.dumps(run.scores_as_json(scores), indent=2))
+        typer.echo(json.dumps(scores_as_json(found), indent=2))
     else:
-        run.print_scores(scores, Console())
+        print_scores("REALM", found, Console())
 
 
 @evaluate.command("rag")
@@ -374,19 +375,21 @@ def evaluate_rag(
 
     from zoo.training.questions import read_questions, split_questions
 
-    from . import rag_evaluation as run
+    from . import ask_rag
+    from .rag_evaluation import evaluate as scored
+    from .scores import print_scores, scores_as_json
 
     asked = read_questions(*questions)
     if held_out is not None:
         asked = split_questions(asked, held_out)[1]
     sizes = {"n_docs": n_docs, "num_beams": num_beams}
     given: dict[str, Any] = {name: size for name, size in sizes.items() if size is not None}
-    opened = run.open_model(model, framework.value)
-    scores = run.evaluate(opened, asked, words=words, max_new_tokens=max_new_tokens, **given)
+    with ask_rag.opened(model, framework=framework.value) as opened:
+        found = scored(opened, asked, words=words, max_new_tokens=max_new_tokens, **given)
     if as_json:
-        typer.echo(json.dumps(run.scores_as_json(scores), indent=2))
+        typer.echo(json.dumps(scores_as_json(found), indent=2))
     else:
-        run.print_scores(scores, Console())
+        print_scores("RAG", found, Console())
 
 
 demo = typer.Typer(

@@ -2,69 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
-from zoo.configs import RagConfig
 from zoo.retrieval.bm25 import BM25
-from zoo.retrieval.rag import RagRetriever
 from zoo.training.questions import Question, holds, plain_words
 
-from .ask import RECALL_AT, answer_scores
+from .scores import AT_ONCE, RECALL_AT, ParagraphScores, answer_scores, question_inputs, shares
 
-CLASSES = ("RagTokenForGeneration", "RagSequenceForGeneration")
 LONGEST = 32  # tokens of an answer, unless asked for otherwise
-_AT_ONCE = 16  # questions
-
-
-@dataclass(frozen=True)
-class Scores:
-    """How well questions were answered; everything from 0 to 100.
-
-    Args:
-        questions: how many.
-        exact_match, f1: of the best answer, after the official normalisation.
-        recall: by k, the share of questions with an answer, as whole words, in one of the first k
-            passages.
-        bm25: the same of a search by words.
-        paragraph, bm25_paragraph: by k, the share whose own paragraph one of the first k passages
-            is from; empty where the file does not name it.
-    """
-
-    questions: int
-    exact_match: float
-    f1: float
-    recall: dict[int, float]
-    bm25: dict[int, float]
-    paragraph: dict[int, float] = field(default_factory=dict)
-    bm25_paragraph: dict[int, float] = field(default_factory=dict)
-
-
-def open_model(folder: str | os.PathLike[str], framework: str = "pt") -> Any:
-    """A RAG model with its retriever.
-
-    Args:
-        folder: of the model, its tokenizers and its index; or a repository.
-        framework: `pt` or `tf`.
-
-    Raises:
-        ValueError: no RAG model with a loss.
-    """
-    config = RagConfig.from_pretrained(folder)
-    name = next((x.removeprefix("TF") for x in config.architectures or ()), None)
-    if name not in CLASSES:
-        raise ValueError(f"{folder}: {name} in its config.json, expected {' or '.join(CLASSES)}")
-    models = importlib.import_module(f"{framework}_models")
-    model_class = getattr(models, name if framework == "pt" else f"TF{name}")
-    retriever = RagRetriever.from_pretrained(folder, config=config)
-    model = model_class.from_pretrained(folder, retriever=retriever)
-    return model.eval() if framework == "pt" else model
 
 
 def evaluate(
@@ -73,7 +21,7 @@ def evaluate(
     ks: Sequence[int] = RECALL_AT,
     words: bool = True,
     **generation: Any,
-) -> Scores:
+) -> ParagraphScores:
     """Answers questions and counts.
 
     Args:
@@ -97,7 +45,7 @@ def evaluate(
         scores["bm25"] = passages.recall(questions, by_words, ks)
         if "paragraph" in scores:
             scores["bm25_paragraph"] = passages.of_paragraph(questions, by_words, ks)
-    return Scores(len(questions), exact, f1, **scores)
+    return ParagraphScores(len(questions), exact, f1, **scores)
 
 
 def answers(model: Any, texts: Sequence[str], **generation: Any) -> list[str]:
@@ -110,8 +58,8 @@ def answers(model: Any, texts: Sequence[str], **generation: Any) -> list[str]:
     """
     found: list[str] = []
     tokenizer = model.retriever.generator_tokenizer
-    for start in range(0, len(texts), _AT_ONCE):
-        inputs = _tensors(model, texts[start : start + _AT_ONCE])
+    for start in range(0, len(texts), AT_ONCE):
+        inputs = _inputs(model, texts[start : start + AT_ONCE])
         sequences = model.generate(**inputs, **generation)
         decoded = tokenizer.batch_decode(np.asarray(sequences), skip_special_tokens=True)
         found.extend(text.strip() for text in decoded)
@@ -121,8 +69,8 @@ def answers(model: Any, texts: Sequence[str], **generation: Any) -> list[str]:
 def retrieved(model: Any, texts: Sequence[str], k: int) -> np.ndarray:
     """The passages that a model finds for questions, best first, `(questions, k)`."""
     found = []
-    for start in range(0, len(texts), _AT_ONCE):
-        vectors = _vectors(model, _tensors(model, texts[start : start + _AT_ONCE]))
+    for start in range(0, len(texts), AT_ONCE):
+        vectors = _vectors(model, _inputs(model, texts[start : start + AT_ONCE]))
         found.append(model.retriever.index.index.search(vectors, k)[0])
     return np.concatenate(found)
 
@@ -136,20 +84,8 @@ def _vectors(model: Any, inputs: dict[str, Any]) -> np.ndarray:
     return np.asarray(model.question_encoder(**inputs, return_dict=True)[0], np.float32)
 
 
-def _tensors(model: Any, texts: Sequence[str]) -> dict[str, Any]:
-    """What a question encoder takes."""
-    encoded = model.retriever.question_encoder_tokenizer(
-        list(texts), padding=True, truncation=True, return_tensors="np",
-        max_length=model.config.question_encoder.max_position_embeddings, verbose=False,
-    )  # fmt: skip
-    arrays = {name: encoded[name] for name in ("input_ids", "attention_mask")}
-    if type(model).__module__.startswith("pt_models"):
-        import torch
-
-        return {name: torch.from_numpy(x).long().to(model.device) for name, x in arrays.items()}
-    import tensorflow as tf
-
-    return {name: tf.constant(x, tf.int64) for name, x in arrays.items()}
+def _inputs(model: Any, texts: Sequence[str]) -> dict[str, Any]:
+    return question_inputs(model, texts, model.config.question_encoder.max_position_embeddings)
 
 
 class _Passages:
@@ -180,7 +116,7 @@ class _Passages:
             [holds(self._plain[place], question.answers) for place in row]
             for question, row in zip(questions, found.tolist(), strict=True)
         ]
-        return _shares(right, ks)
+        return shares(right, ks)
 
     def of_paragraph(
         self, questions: Sequence[Question], found: np.ndarray, ks: Sequence[int]
@@ -191,38 +127,4 @@ class _Passages:
             whole = " ".join((question.context or "").split())
             parts = (" ".join(self.texts[i].split()) if i >= 0 else "\0" for i in row)
             right.append([part in whole for part in parts])
-        return _shares(right, ks)
-
-
-def _shares(right: Sequence[Sequence[bool]], ks: Sequence[int]) -> dict[int, float]:
-    return {k: 100.0 * sum(any(row[:k]) for row in right) / max(len(right), 1) for k in ks}
-
-
-def print_scores(scores: Scores, console: Console) -> None:
-    """Prints what `evaluate` found."""
-    from rich import box
-    from rich.table import Table
-
-    ks = list(scores.recall)
-    table = Table(*["", *(f"recall@{k}" for k in ks), "exact match", "F1"], box=box.SIMPLE)
-    for column in table.columns[1:]:
-        column.justify = "right"
-
-    def row(name: str, found: dict[int, float], *more: str) -> None:
-        if found:
-            table.add_row(name, *(f"{found[k]:.1f}" for k in ks), *(more or ("", "")))
-
-    row("RAG, an answer", scores.recall, f"{scores.exact_match:.1f}", f"{scores.f1:.1f}")
-    row("BM25, an answer", scores.bm25)
-    row("RAG, the paragraph", scores.paragraph)
-    row("BM25, the paragraph", scores.bm25_paragraph)
-    table.title = f"{scores.questions} questions"
-    console.print(table)
-
-
-def scores_as_json(scores: Scores) -> dict[str, Any]:
-    """As JSON can hold it, with the k as text."""
-    return {
-        name: {str(k): share for k, share in value.items()} if isinstance(value, dict) else value
-        for name, value in asdict(scores).items()
-    }
+        return shares(right, ks)

@@ -398,7 +398,7 @@ def rag(
 ) -> None:
     """Train RAG: encoders, then generator, then all end to end; OUT is all that answers."""
     from . import rag_training
-    from .rag_evaluation import scores_as_json
+    from .scores import scores_as_json
 
     start = rag_training.Start(question_encoder, context_encoder, generator, model)
     training, testing = rag_training.questions_of(questions, test_questions, held_out)

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from converters import ask, cli, questions
 from converters.metrics import answer_exact_match, answer_f1, normalize_answer
+from converters.scores import answer_scores
 from zoo import stages
 from zoo.retrieval import RetrievalError, build_index
 from zoo.retrieval.answers import Answer
@@ -84,7 +85,7 @@ def test_answers_are_compared_after_the_official_normalisation() -> None:
     assert answer_f1("two of the words", ["the two words here", "else"]) == pytest.approx(200 / 3)
     assert answer_f1("nothing", ["else"]) == 0
     assert answer_f1("the", [""]) == 100 and answer_f1("x", [""]) == 0
-    exact, f1 = ask.answer_scores(["a dog", ""], [Question("?", ("Dog",)), Question("?", ("x",))])
+    exact, f1 = answer_scores(["a dog", ""], [Question("?", ("Dog",)), Question("?", ("x",))])
     assert (exact, f1) == (50, 50)
 
 
@@ -276,7 +277,7 @@ def test_evaluate(folder: Path, tmp_path: Path) -> None:
     file.write_text("\n".join(lines))
     with ask.opened(folder) as model:
         given = model.answer([q.text for q in asked], n_best=1)
-        exact, f1 = ask.answer_scores([a[0].text for a in given], asked)
+        exact, f1 = answer_scores([a[0].text for a in given], asked)
         rows = ask.retrieved(model, [q.text for q in asked], 20)
         texts = [document.text for document in fixtures.documents()]
         right = [

@@ -15,6 +15,7 @@ from converters import corpus
 from converters.corpus import Paragraph
 from converters.demo import realm, rembert, stages
 from zoo import RemBertTokenizer, RemBertTokenizerFast
+from zoo.training.questions import made_questions
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY = rembert.Sizes(
@@ -269,7 +270,7 @@ def test_the_realm_demo_asks_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_questions_are_made_of_sentences(tmp_path: Path) -> None:
     setting = fixtures.make_setting(tmp_path)
-    made = realm.made_questions(setting.corpus, 60)
+    made = [question for _, question in made_questions(setting.corpus, 60)]
     assert len(made) > 48
     text = " ".join(document.text for document in fixtures.documents())
     for question in made:

@@ -30,7 +30,7 @@ from zoo import RealmConfig
 from zoo.retrieval.bm25 import BM25
 from zoo.training.questions import Question
 
-from .. import ask
+from .. import ask, scores
 from .stages import CURVE, SUMMARY, Stages, output_folder
 
 MODEL, SERVING, CORPUS, RUN, RECALL_CURVE = "model", "serving", "corpus", "run", "recall.png"
@@ -253,7 +253,7 @@ class _Demo(Stages):
         """Measures how often an answer is in the first blocks, and says so."""
         from zoo.training.questions import retrieval_recall
 
-        found = retrieval_recall(self.asked, queries, index, self.corpus, ask.RECALL_AT)
+        found = retrieval_recall(self.asked, queries, index, self.corpus, scores.RECALL_AT)
         self.summary.recall[name] = {str(k): 100 * share for k, share in found.items()}
         shown = ", ".join(f"{100 * share:.1f}% in the first {k}" for k, share in found.items())
         self.console.print(f"{name}: an answer is {shown}")
@@ -343,13 +343,14 @@ class _Demo(Stages):
         with self.phase("Fine-tuning, PyTorch, on questions and answers alone"):
             from pt_models.realm_training import assemble, embed_questions, finetune
             from zoo.retrieval import build_index
+            from zoo.training.questions import made_questions
 
             sizes = self.sizes
             self.model = assemble(
                 self.embedder, self.encoder, self.corpus, self.tokenizer,
                 block_length=sizes.block_length,
             )  # fmt: skip
-            made = made_questions(self.corpus, sizes.query_length)
+            made = [q for _, q in made_questions(self.corpus, sizes.query_length)]
             for name, given, steps, rate in (
                 ("questions made of sentences", made, sizes.made_steps, sizes.made_rate),
                 ("questions", self.training, sizes.finetuning_steps, sizes.finetuning_rate),
@@ -399,7 +400,7 @@ class _Demo(Stages):
             self.model = type(self.model).from_pretrained(folder)
 
     def show_recall(self) -> None:
-        ks = [str(k) for k in ask.RECALL_AT]
+        ks = [str(k) for k in scores.RECALL_AT]
         table = Table("retrieval after", *(f"recall@{k}" for k in ks), box=box.SIMPLE)
         for column in table.columns[1:]:
             column.justify = "right"
@@ -449,13 +450,13 @@ class _Demo(Stages):
                 self.note_scores("BM25's blocks, the same reader", found)
             right = [
                 i for i, question in enumerate(self.questions)
-                if ask.answer_scores(_texts(self.answers[i : i + 1]), [question])[0]
+                if scores.answer_scores(_texts(self.answers[i : i + 1]), [question])[0]
             ]  # fmt: skip
             for i in (right + [i for i in range(len(texts)) if i not in right])[:3]:
                 ask.print_answers(texts[i], self.answers[i], self.console)
 
     def note_scores(self, name: str, answers: Sequence[Sequence[Any]]) -> None:
-        exact, f1 = ask.answer_scores(_texts(answers), self.questions)
+        exact, f1 = scores.answer_scores(_texts(answers), self.questions)
         self.summary.exact_match[name], self.summary.f1[name] = exact, f1
         self.console.print(
             f"{name}: exact match {exact:.1f}%, F1 {f1:.1f} on {len(self.questions)} questions"
@@ -539,7 +540,7 @@ class _Demo(Stages):
             axes = figure.subplots()
             found = {n: r for n, r in self.summary.recall.items() if n != "BM25"}
             for k, color in zip(
-                ask.RECALL_AT, ("tab:blue", "tab:orange", "tab:green"), strict=True
+                scores.RECALL_AT, ("tab:blue", "tab:orange", "tab:green"), strict=True
             ):
                 axes.plot(
                     list(found), [r[str(k)] for r in found.values()], "o-", color=color,
@@ -568,13 +569,6 @@ class _Demo(Stages):
         """Asks for questions where somebody sits at a terminal."""
         if sys.stdin is not None and sys.stdin.isatty() and self.console.is_terminal:
             ask.prompt(self.model, 3, self.console)
-
-
-def made_questions(corpus: Any, query_length: int) -> list[Question]:
-    """Questions that are made of sentences, see `zoo.training.questions.made_questions`."""
-    from zoo.training.questions import made_questions
-
-    return [question for _, question in made_questions(corpus, query_length)]
 
 
 def _texts(answers: Sequence[Sequence[Any]]) -> list[str]:
