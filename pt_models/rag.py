@@ -163,6 +163,7 @@ class Found(NamedTuple):
         ids: `(batch, D)`.
         vectors: `(batch, dimension)`, of the questions.
         question: what the question encoder returned.
+        states: `(batch * D, length, hidden)`, of the generator's encoder, where it has read them.
     """
 
     doc_scores: Tensor
@@ -172,6 +173,7 @@ class Found(NamedTuple):
     ids: Tensor | None = None
     vectors: Tensor | None = None
     question: ModelOutput | None = None
+    states: Tensor | None = None
 
     def unpadded(self) -> Found:
         """Without the last places that are padding in all rows: nothing attends to them."""
@@ -476,6 +478,7 @@ class RagForGeneration(RagPreTrainedModel):
             asked = [torch.from_numpy(x).to(self.device) for x in tokens.values()]
             found = self._find(*asked, None, None, None, n_docs)
         with stage("generate"):
+            found = self._read(found)
             sequences = self._candidates(found, n_best, options).unflatten(0, (len(questions), -1))
         decode, answers = retriever.generator_tokenizer.batch_decode, []
         for row, candidates in enumerate(sequences):
@@ -487,6 +490,7 @@ class RagForGeneration(RagPreTrainedModel):
                     found.doc_scores[row : row + 1],
                     found.context_input_ids[passages],
                     found.context_attention_mask[passages],
+                    states=found.states[passages],
                 )
                 weighed = self._weigh(chosen[None], own)
                 answers.append(
@@ -499,12 +503,24 @@ class RagForGeneration(RagPreTrainedModel):
                 )
         return answers
 
+    def _read(self, found: Found) -> Found:
+        """With the states of the generator's encoder."""
+        found = found.unpadded()
+        ids, mask = found.context_input_ids, found.context_attention_mask
+        encoded = self.generator._encode({"input_ids": ids, "attention_mask": mask}, {})
+        return found._replace(states=encoded[0][0])
+
     def _candidates(self, found: Found, n_best: int, options: Mapping[str, Any]) -> Tensor:
         """Answers `(batch * any, length)`, best first, some of them maybe alike."""
         raise NotImplementedError
 
     def _weigh(self, answers: Tensor, found: Found) -> Weighed:
-        """Probabilities of answers `(batch, answers, length)`, and what passages share in them."""
+        """Probabilities of answers `(batch, answers, length)`, and what passages share in them.
+
+        Args:
+            answers: to each question.
+            found: what they were made from, read by the encoder.
+        """
         batch, count, _ = answers.shape
         n_docs, bos = found.doc_scores.shape[1], self._token("bos_token_id")
 
@@ -513,9 +529,8 @@ class RagForGeneration(RagPreTrainedModel):
             return x.unflatten(0, (batch, -1)).repeat_interleave(count, 0).flatten(0, 1)
 
         mask, answers = found.context_attention_mask, answers.flatten(0, 1)
-        encoded = self.get_encoder()(found.context_input_ids, mask, return_dict=True)
         output = self.rag(
-            encoder_outputs=(each(encoded[0]),),
+            encoder_outputs=(each(found.states),),
             decoder_input_ids=answers,
             doc_scores=each(found.doc_scores),
             context_attention_mask=each(mask),
@@ -713,10 +728,12 @@ class RagSequenceForGeneration(RagForGeneration):
         beams = config.num_beams if num_beams is None else num_beams
         found = self._find(
             input_ids, attention_mask, context_input_ids, context_attention_mask, doc_scores, n_docs
-        ).unpadded()
+        )
+        read = model_kwargs.pop("encoder_outputs", None)
+        found = found.unpadded() if read is None else found
         generator, contexts = self.generator, found.context_input_ids
         mask = found.context_attention_mask
-        inputs = {"input_ids": contexts, "attention_mask": mask}
+        inputs = {"input_ids": contexts, "attention_mask": mask, "encoder_outputs": read}
         encoder_outputs, encoded = generator._encode(inputs, {})
         sequences = generator.generate(
             contexts,
@@ -751,6 +768,7 @@ class RagSequenceForGeneration(RagForGeneration):
             "context_attention_mask": found.context_attention_mask,
             "doc_scores": found.doc_scores,
             "n_docs": n_docs,
+            "encoder_outputs": (found.states,),
         }
         if n_best == 1:
             return self.generate(**given, num_return_sequences=1, **options)
@@ -1059,6 +1077,7 @@ class RagTokenForGeneration(GenerationMixin, RagForGeneration):
             context_attention_mask=found.context_attention_mask,
             doc_scores=found.doc_scores,
             n_docs=found.doc_scores.shape[1],
+            encoder_outputs=(found.states,),
             **{**options, "num_beams": beams, "num_return_sequences": count},
         )
 

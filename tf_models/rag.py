@@ -165,6 +165,7 @@ class Found(NamedTuple):
         ids: `(batch, D)`.
         vectors: `(batch, dimension)`, of the questions.
         question: what the question encoder returned.
+        states: `(batch * D, length, hidden)`, of the generator's encoder, where it has read them.
     """
 
     doc_scores: Any
@@ -174,6 +175,7 @@ class Found(NamedTuple):
     ids: Any | None = None
     vectors: Any | None = None
     question: ModelOutput | None = None
+    states: Any | None = None
 
     def unpadded(self) -> Found:
         """Without the last places that are padding in all rows: nothing attends to them.
@@ -537,6 +539,7 @@ class TFRagForGeneration(TFRagPreTrainedModel):
             asked = [tf.convert_to_tensor(x) for x in tokens.values()]
             found = self._find(*asked, None, None, None, n_docs)
         with stage("generate"):
+            found = self._read(found)
             sequences = self._candidates(found, n_best, options)
             sequences = tf.reshape(sequences, (len(questions), -1, dims(sequences)[1]))
         decode, answers = retriever.generator_tokenizer.batch_decode, []
@@ -549,6 +552,7 @@ class TFRagForGeneration(TFRagPreTrainedModel):
                     found.doc_scores[row : row + 1],
                     found.context_input_ids[passages],
                     found.context_attention_mask[passages],
+                    states=found.states[passages],
                 )
                 weighed = self._weigh(chosen[None], own)
                 answers.append(
@@ -561,12 +565,24 @@ class TFRagForGeneration(TFRagPreTrainedModel):
                 )
         return answers
 
+    def _read(self, found: Found) -> Found:
+        """With the states of the generator's encoder."""
+        found = found.unpadded()
+        ids, mask = found.context_input_ids, found.context_attention_mask
+        encoded = self.generator._encode({"input_ids": ids, "attention_mask": mask}, {})
+        return found._replace(states=encoded[0][0])
+
     def _candidates(self, found: Found, n_best: int, options: Mapping[str, Any]) -> Any:
         """Answers `(batch * any, length)`, best first, some of them maybe alike."""
         raise NotImplementedError
 
     def _weigh(self, answers: Any, found: Found) -> Weighed:
-        """Probabilities of answers `(batch, answers, length)`, and what passages share in them."""
+        """Probabilities of answers `(batch, answers, length)`, and what passages share in them.
+
+        Args:
+            answers: to each question.
+            found: what they were made from, read by the encoder.
+        """
         batch, count, length = dims(answers)
         n_docs, bos = found.doc_scores.shape[1], self._token("bos_token_id")
 
@@ -576,9 +592,8 @@ class TFRagForGeneration(TFRagPreTrainedModel):
             return tf.reshape(tf.repeat(rows, count, axis=0), (-1, *dims(x)[1:]))
 
         mask, answers = found.context_attention_mask, tf.reshape(answers, (-1, length))
-        encoded = self.get_encoder()(found.context_input_ids, mask, return_dict=True)
         output = self.rag(
-            encoder_outputs=(each(encoded[0]),),
+            encoder_outputs=(each(found.states),),
             decoder_input_ids=answers,
             doc_scores=each(found.doc_scores),
             context_attention_mask=each(mask),
@@ -780,10 +795,12 @@ class TFRagSequenceForGeneration(TFRagForGeneration):
         beams = config.num_beams if num_beams is None else num_beams
         found = self._find(
             input_ids, attention_mask, context_input_ids, context_attention_mask, doc_scores, n_docs
-        ).unpadded()
+        )
+        read = model_kwargs.pop("encoder_outputs", None)
+        found = found.unpadded() if read is None else found
         generator, contexts = self.generator, found.context_input_ids
         mask = found.context_attention_mask
-        inputs = {"input_ids": contexts, "attention_mask": mask}
+        inputs = {"input_ids": contexts, "attention_mask": mask, "encoder_outputs": read}
         encoder_outputs, encoded = generator._encode(inputs, {})
         sequences = generator.generate(
             contexts,
@@ -826,6 +843,7 @@ class TFRagSequenceForGeneration(TFRagForGeneration):
             "context_attention_mask": found.context_attention_mask,
             "doc_scores": found.doc_scores,
             "n_docs": n_docs,
+            "encoder_outputs": (found.states,),
         }
         if n_best == 1:
             return self.generate(**given, num_return_sequences=1, **options)
@@ -1187,6 +1205,7 @@ class TFRagTokenForGeneration(TFGenerationMixin, TFRagForGeneration):
             context_attention_mask=found.context_attention_mask,
             doc_scores=found.doc_scores,
             n_docs=found.doc_scores.shape[1],
+            encoder_outputs=(found.states,),
             **{**options, "num_beams": beams, "num_return_sequences": count},
         )
 

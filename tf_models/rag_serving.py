@@ -196,7 +196,7 @@ class AnswerFromPassages(TextHead):
         passages = self.run(asked)
         rows, scores = self._rows(passages["passage_ids"]), passages["passage_scores"]
         contexts = self._contexts(asked["input_ids"], rows)
-        found = Found(scores, contexts["input_ids"], contexts["attention_mask"])
+        found = model._read(Found(scores, contexts["input_ids"], contexts["attention_mask"]))
         sequences = model._candidates(found, self.count, self.options())
         # (batch * candidates, length) -> (batch, candidates)
         batch, length = tf.shape(question)[0], tf.shape(sequences)[1]
