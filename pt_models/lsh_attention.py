@@ -319,6 +319,8 @@ def chunked_attention(
 ) -> Tensor:
     """Attention in chunks, in the order that the memo has or else in that of the text.
 
+    Differs: Keras goes through some heads after others, here it is tile by tile of the chunks.
+
     Args:
         query, key, value: `(batch, sequence, heads, head_dim)`, the scores' scale among them.
         pattern: which keys a query sees.

@@ -10,8 +10,9 @@ grow with the number of layers:
                  |        |
     x2 -----+----+-------(+)--> y2       y2 = x2 + feed(y1)         x1 = y1 - attend(x2)
 
-Differs: in Keras all layers are one function. Here each is, but for the last, which keeps its
-activations: its backward pass is the first and would compute them again at once.
+Differs: in Keras all layers are one function, whose parts are graphs that run one after another.
+Here each is, but for the last, which keeps its activations: its backward pass is the first and
+would compute them again at once.
 """
 
 from __future__ import annotations

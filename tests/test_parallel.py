@@ -13,6 +13,7 @@ TENSORFLOW_ONLY = {
     "text_heads.py",  # and so do heads that answer with text
     "question_answering.py",  # such as this one
     "rag_serving.py",  # and this
+    "in_turn.py",  # PyTorch runs things in the order in which they are written
 }
 # What the framework's own layers lack, which is not the same in both.
 FILLS_GAPS = {"layers.py"}
@@ -22,8 +23,9 @@ KERAS_ONLY = {"training", "seed", "seeds", "learns"}
 # padding, whose number a graph does not know.
 TORCH_ONLY_CLASSES = {"Tile", "Dropout", "Tape", "ReplayedCaches", "Packing"}
 TORCH_ONLY = {"wanted", "packs"}
-# A variable under its published name; PyTorch's state_dict has the names by itself.
-KERAS_ONLY_CLASSES = {"Weight"}
+# A variable under its published name, PyTorch's state_dict has the names by itself; and what stands
+# in the place of `Tile`.
+KERAS_ONLY_CLASSES = {"Weight", "Heads"}
 
 
 def files(package: str) -> set[str]:

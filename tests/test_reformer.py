@@ -357,8 +357,11 @@ def test_head_masks_and_hashes_of_a_call(framework: Framework) -> None:
         framework.outputs(model, {"input_ids": IDS, "attention_mask": mask})
 
 
-def test_the_frameworks_agree() -> None:
+def test_the_frameworks_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs, buckets, losses, gradients, and weights after training."""
+    from tf_models import lsh_attention
+
+    monkeypatch.setattr(lsh_attention, "SCORES", 1)  # one head after another
     cases = [
         ("ReformerModelWithLMHead", LM, DECODER | {"chunk_size_feed_forward": 20}),
         ("ReformerForMaskedLM", LM, {"chunk_size_lm_head": 7, "num_buckets": [2, 4]}),
@@ -425,6 +428,10 @@ def test_reversible_gradients_are_plain_ones(
 
         monkeypatch.setitem(lsh_attention.TILE, "cpu", 1000)
         monkeypatch.setattr(reformer, "FEED_TILE", 2 * 12 * 10)
+    else:
+        from tf_models import lsh_attention
+
+        monkeypatch.setattr(lsh_attention, "SCORES", 1)
     fields = DECODER | (DROPOUT if dropout else {}) | {"hash_seed": None if dropout else 5}
     if dropout and framework is KERAS:
         fields["hash_seed"] = 5
@@ -460,6 +467,35 @@ def test_activations_do_not_grow_with_the_layers() -> None:
             model(**{name: TORCH.tensor(x) for name, x in LM.items()})
         kept.append(sum(sizes))
     assert kept[0] == kept[1] == kept[2]
+
+
+def test_halves_of_layers_run_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a call of a graph of its own, as are heads; layers of a kind share the graphs."""
+    import tensorflow as tf
+
+    from tf_models import lsh_attention
+
+    monkeypatch.setattr(lsh_attention, "SCORES", 1)
+    for layers in (1, 2):
+        model = build(KERAS, "ReformerModelWithLMHead", attn_layers=["local", "lsh"] * layers,
+                      use_cache=False, **DECODER)  # fmt: skip
+        variables = [variable.value for variable in model.trainable_variables]
+
+        def gradients(model: Any = model, variables: list = variables) -> list:
+            with tf.GradientTape() as tape:
+                loss = model(**LM, training=True).loss
+            return tape.gradient(loss, variables)
+
+        graph = tf.function(gradients).get_concrete_function().graph.as_graph_def()
+        library = {function.signature.name: function for function in graph.library.function}
+        calls = [node.attr["f"].func.name for node in graph.node if node.attr["f"].func.name]
+        assert len(calls) == 2 * layers * 4  # either half, in either pass
+        assert all(function.attr["_noinline"].b for function in library.values())
+        assert not {"Exp", "Relu"} & {node.op for node in graph.node}
+        halves = [library[name] for name in set(calls)]
+        heads = [node for half in halves for node in half.node_def if node.attr["f"].func.name]
+        assert len(heads) == HEADS * len(halves) * 3 // 4  # forward; forward again, and backward
+        assert len(library) == 2 * 4 + 2 * 3
 
 
 def test_gradients_of_single_layers() -> None:
@@ -520,6 +556,19 @@ def test_reversible_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(inside[name], found[name], rtol=1e-6, atol=1e-7)
 
 
+def test_reversible_in_mixed_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In Keras."""
+    name, fields = "TFReformerModelWithLMHead", DECODER | {"attn_layers": ["lsh", "local"] * 2}
+    config = ReformerConfig(**{**TINY, **fields})
+    model = KERAS.package().__dict__[name](config, dtype="mixed_bfloat16")
+    KERAS.fill(model)
+    loss, gradients = KERAS.gradients(model, LM)
+    plainly(KERAS, monkeypatch)
+    plain_loss, plain = KERAS.gradients(model, LM)
+    assert loss == plain_loss
+    assert_close(gradients, plain, 1e-3)
+
+
 def test_half_precision_and_frozen_weights() -> None:
     import torch
 
@@ -571,10 +620,13 @@ def test_data_parallel(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compiler", [{"jit_compile": False}, {"jit_compile": True}], ids=str)
-def test_fit(compiler: dict[str, Any]) -> None:
+def test_fit(compiler: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """The first loss is that of a step outside the graph, and training goes on from there."""
     import keras
 
+    from tf_models import lsh_attention
+
+    monkeypatch.setattr(lsh_attention, "SCORES", 1)
     fields = DECODER | {"num_hashes": 1, "attn_layers": ["local", "lsh"]}
     model = build(KERAS, "ReformerModelWithLMHead", **fields)
     expected = float(KERAS.outputs(model, LM)["loss"])

@@ -15,6 +15,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from .in_turn import after
+
 _EMPTY: ContextVar[bool] = ContextVar("empty", default=False)
 # Tables of vocabularies that are there transposed, by the variable's id.
 _TRANSPOSED: ContextVar[Mapping[int, Any]] = ContextVar("transposed", default=MappingProxyType({}))
@@ -220,6 +222,38 @@ class LayerNorm(keras.layers.LayerNormalization):
         return ops.cast(y, x.dtype)
 
 
+class LeanLayerNorm(LayerNorm):
+    """Layer norm that keeps but its input for the gradient.
+
+    Differs: PyTorch's own does so; TensorFlow would keep two tensors more.
+    """
+
+    def call(self, x: Any) -> Any:
+        """`(..., width)` -> `(..., width)`."""
+
+        @tf.custom_gradient
+        def norm(x: Any, gamma: Any, beta: Any) -> tuple[Any, Any]:
+            mean, variance = tf.nn.moments(tf.cast(x, tf.float32), axes=[-1], keepdims=True)
+            scale = tf.math.rsqrt(variance + self.epsilon)
+
+            def gradient(upstream: Any) -> tuple[Any, Any, Any]:
+                dy = tf.cast(upstream, tf.float32)
+                with after([dy]):  # not ahead of time
+                    y = (tf.cast(x, tf.float32) - mean) * scale
+                axes = list(range(len(x.shape) - 1))
+                dgamma, dbeta = tf.reduce_sum(dy * y, axes), tf.reduce_sum(dy, axes)
+                with after([dgamma, dbeta]):  # or the upstream gradient would be kept for them
+                    dy = dy * gamma
+                along = tf.reduce_mean(dy * y, -1, keepdims=True)
+                dx = (dy - tf.reduce_mean(dy, -1, keepdims=True) - y * along) * scale
+                return tf.cast(dx, x.dtype), dgamma, dbeta
+
+            y = (tf.cast(x, tf.float32) - mean) * scale * gamma + beta
+            return tf.cast(y, x.dtype), gradient
+
+        return norm(x, *(ops.cast(part, "float32") for part in (self.gamma, self.beta)))
+
+
 class VocabularyProjection(Block):
     """Scores every word of the vocabulary.
 
@@ -257,11 +291,11 @@ class VocabularyProjection(Block):
         """`(..., width)` -> `(..., words)`."""
         flat = ops.reshape(x, (-1, x.shape[-1]))
         table = _TRANSPOSED.get().get(id(self.embeddings))
+        bias = [] if self.bias is None else [_read(self.bias)]
         if table is None:
-            y = tf.matmul(flat, ops.convert_to_tensor(self.embeddings), transpose_b=True)
+            y = _scored(flat, _read(self.embeddings), *bias)
         else:
-            y = tf.matmul(flat, table)
-        y = y if self.bias is None else tf.nn.bias_add(y, self.bias)
+            y = tf.nn.bias_add(tf.matmul(flat, table), *bias) if bias else tf.matmul(flat, table)
         return ops.reshape(y, (*dims(x)[:-1], self.embeddings.shape[0]))
 
     def resize(self, words: int) -> None:
@@ -269,6 +303,30 @@ class VocabularyProjection(Block):
         _resize(self, "embeddings", words)
         if self.bias is not None:
             _resize(self, "bias", words)
+
+
+def _read(variable: Any) -> Any:
+    """A variable's value as its layer calculates with it."""
+    return tf.convert_to_tensor(ops.convert_to_tensor(variable))
+
+
+@tf.custom_gradient
+def _scored(x: Any, table: Any, *bias: Any) -> tuple[Any, Any]:
+    """`x @ table.T`, and the bias if there is one.
+
+    TensorFlow would leave the gradients of both to the end, and keep the scores' until then.
+    """
+
+    def gradient(upstream: Any) -> tuple[Any, ...]:
+        of_weights = [
+            tf.matmul(upstream, x, transpose_a=True),
+            *(tf.reduce_sum(upstream, 0) for _ in bias),
+        ]
+        with after(of_weights):
+            return tf.matmul(upstream, table), *of_weights
+
+    y = tf.matmul(x, table, transpose_b=True)
+    return tf.nn.bias_add(y, *bias) if bias else y, gradient
 
 
 def replace_part(layer: keras.layers.Layer, attribute: str, part: Any) -> None:

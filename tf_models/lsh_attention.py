@@ -16,12 +16,16 @@ and the sum of its exponentials are all that is kept of the scores from one pass
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from .in_turn import after, in_turn
 from .layers import dims, dropout
 
+# Scores of a text that are there at a time, as far as a head has no more.
+SCORES = 2**21
 # What is taken off the score of a hidden key; and off that of a query's own, which is seen where
 # all others are hidden (twice that off the others then).
 HIDDEN, OWN = 1e9, 1e5
@@ -112,10 +116,38 @@ def sorted_order(buckets: Any) -> Any:
 # Attention.
 
 
-class Chunks(NamedTuple):
-    """The chunks of all batches and heads.
+class Heads(NamedTuple):
+    """Some heads that follow each other.
 
     Args:
+        start: number of the first.
+        size: how many they are.
+        rest: how many there are besides.
+    """
+
+    start: Any
+    size: int
+    rest: int = 0
+
+    def of(self, x: Any | None) -> Any | None:
+        """What is theirs of `(batch, heads, ...)`."""
+        return tf.gather(x, self.numbers(), axis=1) if self.rest and x is not None else x
+
+    def numbers(self) -> Any:
+        return self.start + tf.range(self.size)
+
+    def seed(self, seed: Any | None) -> Any | None:
+        """A seed of their own."""
+        if seed is None or not self.rest:
+            return seed
+        return tf.random.experimental.stateless_fold_in(seed, self.start)
+
+
+class Chunks(NamedTuple):
+    """The chunks of all batches and of some heads.
+
+    Args:
+        heads: which heads.
         place: `(batch or 1, heads or 1, chunks, chunk)`; positions in the text.
         windows: `(batch or 1, heads or 1, chunks, width)`; positions of the keys that are seen.
         inverse: `(batch, heads, hashes, sequence)`; where in the order a position is, round by
@@ -125,6 +157,7 @@ class Chunks(NamedTuple):
         pattern: which keys a query sees.
     """
 
+    heads: Heads
     place: Any
     windows: Any
     inverse: Any | None
@@ -134,7 +167,13 @@ class Chunks(NamedTuple):
 
     @classmethod
     def of(
-        cls, like: Any, pattern: Pattern, order: Any | None, rounds: int, mask: Any | None
+        cls,
+        like: Any,
+        pattern: Pattern,
+        order: Any | None,
+        rounds: int,
+        mask: Any | None,
+        heads: Heads | None = None,
     ) -> Chunks:
         """
         Args:
@@ -142,26 +181,30 @@ class Chunks(NamedTuple):
             order: `(batch, heads, hashes * sequence)`, None for that of the text.
             rounds: number of hashes in it.
             mask: `(batch, sequence)` bool.
+            heads: which of them, by default all.
         """
-        batch, length, heads, _ = dims(like)
+        batch, length, count, _ = dims(like)
+        heads = Heads(0, count) if heads is None else heads
+        order = heads.of(order)
         inverse = None
         if order is None:
-            place = tf.range(length)[None, None]
+            # Not a constant, or masks would be as well, of which there would be many copies.
+            place = (tf.range(length) + tf.minimum(heads.start, 0))[None, None]
         else:
-            place, inverse = order, _inverse(order, (batch, heads, rounds, length))
+            place, inverse = order, _inverse(order, (batch, heads.size, rounds, length))
         place = tf.reshape(place, (*dims(place)[:2], -1, pattern.chunk))
         count = dims(place)[2]
         beside = tf.range(-pattern.before, pattern.after + 1)
         index = (tf.range(count)[:, None] + beside) % count
         windows = tf.gather(place, index, axis=2)
         windows = tf.reshape(windows, (*dims(place)[:3], pattern.width))
-        return cls(place, windows, inverse, rounds, mask, pattern)
+        return cls(heads, place, windows, inverse, rounds, mask, pattern)
 
     def gather(self, x: Any, place: Any) -> Any:
-        """`(batch, sequence, heads, n)` -> `(batch, heads, chunks, places, n)`."""
+        """`(batch, sequence, heads, n)` of all heads -> `(batch, heads, chunks, places, n)`."""
         batch, length, heads, width = dims(x)
         first = tf.range(batch)[:, None, None, None] * length
-        rows = (first + place) * heads + tf.range(heads)[:, None, None]
+        rows = (first + place) * heads + self.heads.numbers()[:, None, None]
         return tf.gather(tf.reshape(x, (-1, width)), rows)
 
     def scatter(self, x: Any, rounds: bool = False) -> Any:
@@ -240,17 +283,20 @@ def _inverse(order: Any, shape: tuple[Any, ...]) -> Any:
 
 
 def _scores(query: Any, key: Any, chunks: Chunks) -> tuple[Any, Any | None]:
-    """Scores `(batch, heads, chunks, chunk, width)` in float32, and what is hidden.
+    """Scores `(batch, heads, chunks, chunk, width)` in float32, and which are hidden.
 
     A query that sees no key attends to all of its window alike.
     """
     scores = tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32)
-    hidden = chunks.hidden()
-    if hidden is None:
+    units = chunks.hidden()
+    if units is None:
         return scores, None
+    hidden = units > 0.0
     if not chunks.pattern.excludes_own:
-        return tf.where(hidden > 0.0, -HIDDEN, scores), hidden
-    return tf.where(hidden > 0.0, -OWN * hidden, scores), hidden
+        return tf.where(hidden, -HIDDEN, scores), hidden
+    with after([hidden]):
+        low = -OWN * units  # in the place of the units
+    return tf.where(hidden, low, scores), hidden
 
 
 class Memo:
@@ -258,15 +304,13 @@ class Memo:
 
     Args:
         order: int32 `(batch, heads, hashes * sequence)`, of LSH attention.
-        rounds: number of hashes in it.
         sums: `(batch, heads, chunks, chunk, 2)`; a query's highest score, and the logarithm of the
             sum of its exponentials above that.
+        rounds: number of hashes in the order.
     """
 
-    def __init__(self) -> None:
-        self.order: Any | None = None
-        self.rounds = 1
-        self.sums: Any | None = None
+    def __init__(self, order: Any | None = None, sums: Any | None = None, rounds: int = 1) -> None:
+        self.order, self.sums, self.rounds = order, sums, rounds
 
 
 def chunked_attention(
@@ -282,6 +326,8 @@ def chunked_attention(
 ) -> Any:
     """Attention in chunks, in the order that the memo has or else in that of the text.
 
+    Differs: PyTorch goes tile by tile of the chunks, here some heads come after others.
+
     Args:
         query, key, value: `(batch, sequence, heads, head_dim)`, the scores' scale among them.
         pattern: which keys a query sees.
@@ -293,57 +339,99 @@ def chunked_attention(
     Returns:
         `(batch, sequence, heads, head_dim)`.
     """
-    chunks = Chunks.of(query, pattern, memo.order, memo.rounds, mask)
-    known = memo.sums
-
-    def drop(weights: Any) -> Any:
-        return dropout(weights, rate, seed)
+    _, length, heads, _ = dims(query)
+    size = heads
+    if isinstance(length, int):
+        few = max(SCORES // (memo.rounds * length * pattern.width), 1)
+        size = max(n for n in range(1, heads + 1) if heads % n == 0 and n <= few)
+    known, order = memo.sums, memo.order
 
     @tf.custom_gradient
     def attend(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
-        q, k = chunks.gather(query, chunks.place), chunks.gather(key, chunks.windows)
-        v = chunks.gather(value, chunks.windows)
-        scores, hidden = _scores(q, k, chunks)
-        sums = known
-        if sums is None:
-            highest = tf.reduce_max(scores, -1, keepdims=True)
-            weights = tf.exp(scores - highest)
-            # Rounded as the whole sum is, as published: where a query sees but itself, that is
-            # near minus a hundred thousand, and probabilities do not quite make one.
-            total = tf.math.log(tf.reduce_sum(weights, -1, keepdims=True))
-            total = tf.where(exact, total, (highest + total) - highest)
-            sums = tf.concat([highest, total], -1)
-            if chunks.rounds > 1:
-                sums = _joined(sums, chunks, exact)
-        weights = tf.exp(scores - sums[..., :1] - sums[..., 1:])
-        found = tf.cast(tf.matmul(tf.cast(drop(weights), v.dtype), v), tf.float32)
-        context = tf.cast(chunks.scatter(found), value.dtype)
+        # Differentiated below.
+        query, key, value = (tf.stop_gradient(x) for x in (query, key, value))
+
+        def forward(start: Any) -> tuple[Any, Any]:
+            own = Heads(start, size, heads - size)
+            chunks = Chunks.of(query, pattern, order, memo.rounds, mask, own)
+            drop = partial(dropout, rate=rate, seed=own.seed(seed))
+            return _attend(query, key, value, chunks, own.of(known), drop, exact)
+
+        context, sums = in_turn(forward, range(0, heads, size), (2, 1))
 
         def gradient(upstream: Any, _: Any = None) -> tuple[Any, Any, Any]:
-            upstream = tf.cast(upstream, value.dtype)
+            upstream = tf.stop_gradient(tf.cast(upstream, value.dtype))
             # The softmax's gradient takes off a query's mean, which its output has already.
-            means = tf.reduce_sum(
-                tf.cast(upstream, tf.float32) * tf.cast(context, tf.float32), -1, keepdims=True
-            )
-            means = chunks.gather(means, chunks.place)
-            du = chunks.gather(upstream, chunks.place)
-            dv = tf.matmul(tf.cast(drop(weights), v.dtype), du, transpose_a=True)
-            ds = drop(tf.cast(tf.matmul(du, v, transpose_b=True), tf.float32))
-            ds = (ds - means) * weights
-            if hidden is not None and (chunks.mask is not None or chunks.rounds > 1):
-                ds = tf.where(hidden > 0.0, 0.0, ds)
-            ds = tf.cast(ds, q.dtype)
-            dq, dk = tf.matmul(ds, k), tf.matmul(ds, q, transpose_a=True)
-            return (
-                chunks.scatter(dq),
-                chunks.scatter(chunks.fold(dk)),
-                chunks.scatter(chunks.fold(dv)),
-            )
+            means = tf.cast(upstream, tf.float32) * tf.cast(context, tf.float32)
+            means = tf.reduce_sum(means, -1, keepdims=True)
+
+            def backward(start: Any) -> tuple[Any, Any, Any]:
+                own = Heads(start, size, heads - size)
+                chunks = Chunks.of(query, pattern, order, memo.rounds, mask, own)
+                drop = partial(dropout, rate=rate, seed=own.seed(seed))
+                given = query, key, value, upstream, means
+                return _attend_gradients(*given, chunks, own.of(sums), drop)
+
+            return in_turn(backward, range(0, heads, size), (2, 2, 2))
 
         return (context, sums), gradient
 
     context, memo.sums = attend(query, key, value)
     return context
+
+
+def _attend(
+    query: Any, key: Any, value: Any, chunks: Chunks, known: Any | None, drop: Any, exact: Any
+) -> tuple[Any, Any]:
+    """What some heads find, `(batch, sequence, heads, head_dim)`, and their sums."""
+    q, k = chunks.gather(query, chunks.place), chunks.gather(key, chunks.windows)
+    scores, sums = _scores(q, k, chunks)[0], known
+    if sums is None:
+        highest = tf.reduce_max(scores, -1, keepdims=True)
+        # Rounded as the whole sum is, as published: where a query sees but itself, that is
+        # near minus a hundred thousand, and probabilities do not quite make one.
+        total = tf.math.log(tf.reduce_sum(tf.exp(scores - highest), -1, keepdims=True))
+        total = tf.where(exact, total, (highest + total) - highest)
+        sums = tf.concat([highest, total], -1)
+        if chunks.rounds > 1:
+            sums = _joined(sums, chunks, exact)
+    weights = tf.exp(scores - sums[..., :1] - sums[..., 1:])
+    v = chunks.gather(value, chunks.windows)
+    found = tf.cast(tf.matmul(tf.cast(drop(weights), v.dtype), v), tf.float32)
+    return tf.cast(chunks.scatter(found), value.dtype), sums
+
+
+def _attend_gradients(
+    query: Any,
+    key: Any,
+    value: Any,
+    upstream: Any,
+    means: Any,
+    chunks: Chunks,
+    sums: Any,
+    drop: Any,
+) -> tuple[Any, Any, Any]:
+    """Of the query, the key and the value of some heads."""
+    means = chunks.gather(means, chunks.place)
+    q, k = chunks.gather(query, chunks.place), chunks.gather(key, chunks.windows)
+    scores, hidden = _scores(q, k, chunks)
+    weights = tf.exp(scores - sums[..., :1] - sums[..., 1:])
+    # Each step ends before the next one's vectors are there.
+    with after([weights]):
+        du = chunks.gather(upstream, chunks.place)
+        dv = tf.matmul(tf.cast(drop(weights), value.dtype), du, transpose_a=True)
+        dv = chunks.scatter(chunks.fold(dv))
+    with after([dv]):
+        v = chunks.gather(value, chunks.windows)
+        ds = drop(tf.cast(tf.matmul(du, v, transpose_b=True), tf.float32))
+    ds = (ds - means) * weights
+    if hidden is not None and (chunks.mask is not None or chunks.rounds > 1):
+        ds = tf.where(hidden, 0.0, ds)
+    ds = tf.cast(ds, q.dtype)
+    dq = chunks.scatter(tf.matmul(ds, k))
+    with after([dq]):
+        dk = tf.matmul(ds, q, transpose_a=True)
+        return dq, chunks.scatter(chunks.fold(dk)), dv
 
 
 def _joined(sums: Any, chunks: Chunks, exact: Any) -> Any:
@@ -353,7 +441,9 @@ def _joined(sums: Any, chunks: Chunks, exact: Any) -> Any:
     total = tf.reduce_logsumexp(tf.reduce_sum(each, -1), 3)[..., None] - highest
     apart = tf.reduce_logsumexp(each[..., 0] - highest + each[..., 1], 3)[..., None]
     joined = tf.concat([highest, tf.where(exact, apart, total)], -1)
-    return chunks.gather(joined, chunks.place)
+    # These are of the chunks' heads alone.
+    own = Heads(0, chunks.heads.size)
+    return chunks._replace(heads=own).gather(joined, chunks.place)
 
 
 def attention_weights(

@@ -9,7 +9,7 @@ reversible layers over two streams, in axial position embeddings, and in that it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import keras
@@ -35,7 +35,7 @@ from .layers import (
     Dense,
     Embedding,
     Initializer,
-    LayerNorm,
+    LeanLayerNorm,
     VocabularyProjection,
     _gather_densely,
     dims,
@@ -214,6 +214,14 @@ class LayerCall:
     wants: frozenset[str]
     found: dict[str, Any] = field(default_factory=dict)
 
+    def own(self) -> Any:
+        """The tensors that are of this layer's call alone."""
+        return self.head_mask, tuple(self.seeds)
+
+    def having(self, own: Any) -> LayerCall:
+        """A call that has others."""
+        return replace(self, head_mask=own[0], seeds=own[1], found={})
+
 
 @dataclass
 class StepCall:
@@ -341,9 +349,10 @@ class TFLSHSelfAttention(TFSelfAttention):
         if memo.order is None and (length is None or length > self.pattern.chunk):
             hashing = self.hashing(length, call.num_hashes, call.padded)
             buckets = self.buckets(query_key, hashing, call.mask)
-            memo.order, memo.rounds = sorted_order(buckets), call.num_hashes
+            memo.order = sorted_order(buckets)
             if "cache" in call.wants:
                 call.found.update(buckets=buckets, hashing=hashing)
+        memo.rounds = 1 if memo.order is None else call.num_hashes
         # Reformer, section 2: keys are the queries, made unit length
         return self._attend(query_key, normalised(query_key), value, call, memo)
 
@@ -537,7 +546,7 @@ class TFReformerAttention(Block):
 
     def __init__(self, config: ReformerConfig, kind: str, dtype: Any = None) -> None:
         super().__init__(dtype=dtype)
-        self.layer_norm = LayerNorm(config.hidden_size, config.layer_norm_eps, dtype=dtype)
+        self.layer_norm = LeanLayerNorm(config.hidden_size, config.layer_norm_eps, dtype=dtype)
         attention = {"lsh": TFLSHSelfAttention, "local": TFLocalSelfAttention}[kind]
         self.self_attention = attention(config, dtype=dtype)
         self.output_ = TFReformerSelfOutput(config, dtype=dtype)
@@ -592,7 +601,7 @@ class TFChunkReformerFeedForward(Block):
 
     def __init__(self, config: ReformerConfig, dtype: Any = None) -> None:
         super().__init__(dtype=dtype)
-        self.layer_norm = LayerNorm(config.hidden_size, config.layer_norm_eps, dtype=dtype)
+        self.layer_norm = LeanLayerNorm(config.hidden_size, config.layer_norm_eps, dtype=dtype)
         self.dense = TFReformerFeedForwardDense(config, dtype=dtype)
         self.output_ = TFReformerFeedForwardOutput(config, dtype=dtype)
         self.chunk_size = config.chunk_size_feed_forward
@@ -620,12 +629,15 @@ class TFReformerLayer(Block):
 
     def __init__(self, config: ReformerConfig, kind: str, dtype: Any = None) -> None:
         super().__init__(dtype=dtype)
+        self.kind = kind
         self.attention = TFReformerAttention(config, kind, dtype=dtype)
         self.feed_forward = TFChunkReformerFeedForward(config, dtype=dtype)
 
-    def attend(self, hidden: Any, call: LayerCall, memo: Memo | None) -> tuple[Any, Memo]:
-        memo = Memo() if memo is None else memo
-        return self.attention(hidden, call=call, memo=memo), memo
+    def attend(
+        self, hidden: Any, call: LayerCall, memo: tuple[Any, Any] | None
+    ) -> tuple[Any, tuple[Any, Any]]:
+        found = Memo(*memo or ())
+        return self.attention(hidden, call=call, memo=found), (found.order, found.sums)
 
     def feed(self, hidden: Any, call: LayerCall) -> Any:
         return self.feed_forward(hidden, seeds=call.seeds[2:])
@@ -637,7 +649,7 @@ class TFReformerEncoder(Block):
     def __init__(self, config: ReformerConfig, dtype: Any = None) -> None:
         super().__init__(dtype=dtype)
         self.layers = [TFReformerLayer(config, kind, dtype=dtype) for kind in config.attn_layers]
-        self.layer_norm = LayerNorm(2 * config.hidden_size, config.layer_norm_eps, dtype=dtype)
+        self.layer_norm = LeanLayerNorm(2 * config.hidden_size, config.layer_norm_eps, dtype=dtype)
         self.dropout_rate = config.hidden_dropout_prob
 
     def call(
