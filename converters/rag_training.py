@@ -31,7 +31,7 @@ CONTEXT_ENCODER, INDEX = "context_encoder", "index"
 CLASSES = {"token": "RagTokenForGeneration", "sequence": "RagSequenceForGeneration"}
 NEW_ENCODER = {"hidden_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4}
 NEW_GENERATOR = {
-    "d_model": 128, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+    "d_model": 128, "encoder_layers": 3, "decoder_layers": 1, "encoder_attention_heads": 4,
     "decoder_attention_heads": 4,
 }  # fmt: skip
 _POLL = 0.1  # seconds between two looks for what the first process has to do
@@ -194,7 +194,13 @@ class Work:
 
     # Text ----------------------------------------------------------------------------------------
 
-    def read(self, corpus: Path | None, training: Sequence[Question], vocab_size: int) -> None:
+    def read(
+        self,
+        corpus: Path | None,
+        training: Sequence[Question],
+        vocab_size: int,
+        generator_vocab_size: int,
+    ) -> None:
         """Opens or trains the tokenizers, cuts the text into passages, and tokenises these."""
         from zoo.training.corpus import corpus_of, tokenizer_fingerprint
 
@@ -208,7 +214,9 @@ class Work:
                 AutoTokenizer.from_pretrained(start.generator),
             )
         else:
-            self.tokenizer = self._new_tokenizer(documents, ready, training, vocab_size)
+            self.tokenizer = self._new_tokenizer(
+                documents, ready, training, vocab_size, generator_vocab_size
+            )
         words = self.tokenizer.question_encoder
         source: dict[str, Any] = {
             "text": _digest(documents, ready), "tokenizer": tokenizer_fingerprint(words),
@@ -233,7 +241,12 @@ class Work:
         )
 
     def _new_tokenizer(
-        self, documents: list[Document], ready: Path | None, training: Any, vocab_size: int
+        self,
+        documents: list[Document],
+        ready: Path | None,
+        training: Any,
+        vocab_size: int,
+        generator_vocab_size: int,
     ) -> RagTokenizer:
         from zoo.training.vocabulary import train_rag_tokenizer
 
@@ -241,13 +254,15 @@ class Work:
             known = itertools.chain(documents, () if ready is None else _stored(ready))
             parts = (part for document in known for part in (document.title, document.text))
             asked = (question.text for question in training)
-            train_rag_tokenizer(itertools.chain(parts, asked), folder, vocab_size)
+            train_rag_tokenizer(
+                itertools.chain(parts, asked), folder, vocab_size,
+                generator_vocab_size=generator_vocab_size,
+            )  # fmt: skip
 
         asked = [Document("", question.text) for question in training]
         source = {"text": _digest(documents, ready), "questions": _digest(asked, None)}
-        return RagTokenizer.from_pretrained(
-            self._first(TOKENIZER, make, vocab_size=vocab_size, **source)
-        )
+        sizes = {"vocab_size": vocab_size, "generator_vocab_size": generator_vocab_size}
+        return RagTokenizer.from_pretrained(self._first(TOKENIZER, make, **sizes, **source))
 
     def _cut(self, documents: list[Document], ready: Path | None, folder: Path, words: Any) -> None:
         from zoo.retrieval.splitting import Splitter
@@ -344,7 +359,7 @@ class Work:
         self.generator = self._class("BartForConditionalGeneration")(bart)
         self.run.start_flat(self.context_encoder)
         self.run.copy_encoder(self.context_encoder, self.question_encoder)
-        self.run.start_generator(self.generator)
+        self.run.start_generator(self.generator, self.seed)
 
     def _class(self, name: str) -> Any:
         return getattr(self._models, name if self.framework == "pt" else f"TF{name}")
@@ -381,14 +396,6 @@ class Work:
             )
         self.say(f"{len(found)} of {len(training)} training questions have a passage of their own")
         return found
-
-    def gaps(self) -> list[Any]:
-        """Sentences with a gap, as questions about their own passages."""
-        from zoo.training.questions import made_questions
-        from zoo.training.rag import Example
-
-        made = made_questions(self.corpus, self.lengths["query_length"])
-        return [Example(question.text, question.answers, row) for row, question in made]
 
     def index(self) -> None:
         """Looks passages up by the context encoder's vectors from now on."""

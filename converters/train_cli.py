@@ -342,7 +342,12 @@ def rag(
     kind: Annotated[
         RagKind | None, typer.Option(help="RAG-token or RAG-sequence; by default token.")
     ] = None,
-    vocab_size: Annotated[int, typer.Option(min=6, help="Tokens of new tokenizers.")] = 8000,
+    vocab_size: Annotated[
+        int, typer.Option(min=6, help="Tokens of the encoders' new tokenizer.")
+    ] = 8000,
+    generator_vocab_size: Annotated[
+        int, typer.Option(min=6, help="Tokens of the generator's new tokenizer.")
+    ] = 2000,
     fields: Fields = None,
     generator_fields: Annotated[
         str | None, typer.Option(help="Of a new generator: d_model=128,encoder_layers=2.")
@@ -354,10 +359,14 @@ def rag(
         int | None, typer.Option(min=0, help="On questions with passages; 200 for new models.")
     ] = None,
     denoising_steps: Annotated[
-        int | None, typer.Option(min=0, help="Of the generator on sentences; 400 for new models.")
+        int, typer.Option(min=0, help="Of the generator on sentences with hidden words.")
+    ] = 0,
+    gap_steps: Annotated[
+        int | None,
+        typer.Option(min=0, help="On questions made of the passages; 1600 for new models."),
     ] = None,
     reading_steps: Annotated[
-        int | None, typer.Option(min=0, help="On questions and passages; 2000 for new models.")
+        int | None, typer.Option(min=0, help="On questions and passages; 400 for new models.")
     ] = None,
     steps: Annotated[int, typer.Option(min=0, help="End to end.")] = 200,
     encoder_rate: Annotated[float, typer.Option(help="Learning rate of the encoders alone.")] = (
@@ -382,7 +391,7 @@ def rag(
         int, typer.Option(min=1, help="Steps between two versions of the index.")
     ] = 100,
     query_length: Query = 40,
-    block_length: Block = 112,
+    block_length: Block = 80,
     framework: InFramework = Framework.pt,
     warm_up: WarmUp = 0.1,
     weight_decay: Decay = 0.01,
@@ -404,10 +413,10 @@ def rag(
     training, testing = rag_training.questions_of(questions, test_questions, held_out)
     plan = _plan(warm_up, weight_decay, clip, checkpoint_every, keep, seed)
     lengths = {"query_length": query_length, "block_length": block_length}
-    new = {"cloze": 600, "pairs": 200, "denoising": 400, "reading": 2000} if start.is_new else {}
+    new = {"cloze": 600, "pairs": 200, "gaps": 1600, "reading": 400} if start.is_new else {}
     wanted = {
         "cloze": cloze_steps, "pairs": pair_steps, "denoising": denoising_steps,
-        "reading": reading_steps,
+        "gaps": gap_steps, "reading": reading_steps,
     }  # fmt: skip
     phases = {n: new.get(n, 0) if count is None else count for n, count in wanted.items()}
     phases["rag"] = steps
@@ -416,7 +425,7 @@ def rag(
         work = rag_training.Work(
             framework.value, out, start, kind, group.leads, lengths, seed, device
         )
-        work.read(corpus, training, vocab_size)
+        work.read(corpus, training, vocab_size, generator_vocab_size)
         work.open(fields, generator_fields, n_docs)
         found = work.examples(training) if phases["pairs"] or phases["reading"] else []
 
@@ -446,11 +455,18 @@ def rag(
                 batch_size=reading_batch, learning_rate=reading_rate, beta_2=0.98,
                 **options("denoising"),
             )  # fmt: skip
+        if phases["gaps"]:
+            work.run.train_gaps(
+                work.generator, work.corpus, work.joiner(), phases["gaps"],
+                batch_size=reading_batch, learning_rate=reading_rate, beta_2=0.98,
+                copying=phases["gaps"] // 16 if start.is_new else 0, spoil=phases["gaps"] // 4,
+                **options("gaps"),
+            )  # fmt: skip
         if phases["reading"]:
             work.run.train_reader(
-                work.generator, work.gaps() + found, work.joiner(), phases["reading"],
-                batch_size=reading_batch, widen=phases["reading"] // 2 if start.is_new else 0,
-                learning_rate=reading_rate, beta_2=0.98, **options("reading"),
+                work.generator, found, work.joiner(), phases["reading"], corpus=work.corpus,
+                gaps=3 if start.is_new else 0, batch_size=reading_batch,
+                learning_rate=reading_rate / 2, beta_2=0.98, **options("reading"),
             )  # fmt: skip
         work.index()
         results = {"before": work.score("before training end to end", testing)}

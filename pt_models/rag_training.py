@@ -7,7 +7,6 @@ section 3.3, of the index that is made anew while the passages' encoder learns t
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,12 +17,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from zoo.training.batches import Batches, InverseCloze, check_positions
+from zoo.training.copying import copying_weights, fits
 from zoo.training.corpus import BlockCorpus
 from zoo.training.plan import Plan
 from zoo.training.rag import (
     Denoising,
     Example,
     FoundPassages,
+    Gaps,
     Mixed,
     Pairs,
     RagQuestions,
@@ -50,6 +51,7 @@ __all__ = [
     "start_flat",
     "start_generator",
     "train_denoising",
+    "train_gaps",
     "train_inverse_cloze",
     "train_pairs",
     "train_reader",
@@ -93,7 +95,7 @@ class ReadingStep(Step):
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """
         Args:
-            batch: of `Reading` or `Denoising`.
+            batch: of `Reading`, `Gaps` or `Denoising`.
 
         Returns:
             `loss`, minus the log likelihood of a token; `accuracy` of the likeliest token;
@@ -195,23 +197,22 @@ def start_flat(*models: DPRQuestionEncoder | DPRContextEncoder) -> None:
 
 
 @torch.no_grad()
-def start_generator(model: PreTrainedModel) -> None:
-    """Lets a new generator begin with sines for positions, if it has a table of them.
+def start_generator(model: PreTrainedModel, seed: int = 0) -> None:
+    """Lets a new BART begin with weights from which it soon learns to copy.
 
-    From random ones it hardly learns, on little text, to go on after the word that it has copied.
-    Vaswani et al. 2017, section 3.5.
+    See `zoo.training.copying`. Other models, and those without room for such weights, stay as they
+    are.
 
     Args:
         model: whose weights are new.
+        seed: of the weights; they are the same in both frameworks.
     """
-    for name, table in model.named_parameters():
-        if name.endswith("embed_positions.weight"):
-            rows, width = table.shape
-            place = torch.arange(rows, dtype=torch.float64)[:, None]
-            speed = torch.exp(torch.arange(0, width, 2) * (-math.log(1e4) / width)).double()
-            angles = place * speed
-            waves = torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :width]
-            table.copy_(waves * (model.config.init_std * 2**0.5))
+    if not fits(model.config):
+        return
+    weights = dict(model.named_parameters())
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    for name, values in copying_weights(model.config, shapes, seed).items():
+        weights[name].copy_(torch.from_numpy(values))
 
 
 @torch.no_grad()
@@ -291,6 +292,8 @@ def train_reader(
     batch_size: int = 32,
     answer_length: int = 32,
     widen: int = 0,
+    corpus: BlockCorpus | None = None,
+    gaps: int = 0,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     report: Report | None = None,
@@ -305,6 +308,9 @@ def train_reader(
         retriever: joins both, and looks passages up by row.
         steps: updates in all.
         batch_size, answer_length, widen: see `Reading`.
+        corpus: of the passages; needed with `gaps`.
+        gaps: batches of `Gaps` for each one of questions, so that a few questions are not learned
+            by heart.
         out, resume, report: see `train`.
         plan: further settings of `Plan`, such as `learning_rate` and `seed`.
 
@@ -312,9 +318,51 @@ def train_reader(
         What each step gave.
     """
     settings = Plan(steps, **plan)
-    batches = Reading(
+    batches: Any = Reading(
         found, retriever, batch_size, answer_length=answer_length, widen=widen, seed=settings.seed
     )
+    if gaps:
+        if corpus is None:
+            raise ValueError("corpus: needed to make questions of")
+        made = Gaps(corpus, retriever, batch_size, seed=settings.seed)
+        batches = Mixed([batches, made], [1, gaps])
+    return train(
+        ReadingStep(generator), batches, settings, out=out, resume=resume,
+        settings={"batches": batches.settings()}, tokenizer=retriever.generator_tokenizer,
+        report=report,
+    )  # fmt: skip
+
+
+def train_gaps(
+    generator: PreTrainedModel,
+    corpus: BlockCorpus,
+    retriever: Any,
+    steps: int,
+    *,
+    batch_size: int = 32,
+    copying: int = 0,
+    spoil: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    report: Report | None = None,
+    **plan: Any,
+) -> list[dict[str, Any]]:
+    """Trains a generator to read passages, by questions that are made of them.
+
+    Args:
+        generator: trained where it is.
+        corpus: of the passages.
+        retriever: joins both, and looks passages up by row.
+        steps: updates in all.
+        batch_size, copying, spoil: see `Gaps`.
+        out, resume, report: see `train`.
+        plan: further settings of `Plan`, such as `learning_rate` and `seed`.
+
+    Returns:
+        What each step gave.
+    """
+    settings = Plan(steps, **plan)
+    batches = Gaps(corpus, retriever, batch_size, copying=copying, spoil=spoil, seed=settings.seed)
     return train(
         ReadingStep(generator), batches, settings, out=out, resume=resume,
         settings={"batches": batches.settings()}, tokenizer=retriever.generator_tokenizer,

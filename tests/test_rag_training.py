@@ -32,12 +32,15 @@ from zoo.retrieval import build_index
 from zoo.retrieval.passages import PassageStore
 from zoo.training import state
 from zoo.training.batches import InverseCloze
+from zoo.training.copying import fits
 from zoo.training.corpus import BlockCorpus, CorpusError
+from zoo.training.gaps import GapMaker
 from zoo.training.questions import Question, holds, made_questions, plain_words
 from zoo.training.rag import (
     Denoising,
     Example,
     FoundPassages,
+    Gaps,
     Mixed,
     Pairs,
     RagQuestions,
@@ -167,7 +170,7 @@ def run_encoders(framework: Framework, setting: Setting, **more: Any) -> Any:
 def run_reading(framework: Framework, setting: Setting, steps: int = 4, **more: Any) -> Any:
     model, _ = make_model(framework, setting, fields=more.pop("fields", None))
     found = examples(questions(), setting.corpus)
-    options = {"batch_size": 4, "widen": 3, **PLAN} | more
+    options = {"batch_size": 4, "widen": 3, "corpus": setting.corpus, "gaps": 1, **PLAN} | more
     return rag(framework).train_reader(model.generator, found, model.retriever, steps, **options)
 
 
@@ -262,6 +265,87 @@ def test_sentences_are_written_down_again(setting: Setting) -> None:
         pieces = text.replace("<s>", "").replace("</s>", "").replace("<pad>", "").split("<mask>")
         assert all(piece.strip() in whole for piece in pieces)
     assert all(row[0] == letters.bos_token_id for row in batch["input_ids"])
+
+
+def test_gaps_ask_for_what_the_passage_says(setting: Setting) -> None:
+    model, _ = make_model(TORCH, setting)
+    letters = setting.tokenizer.generator
+    batches = Gaps(setting.corpus, model.retriever, 8, copying=2, spoil=4, exchanged=0.0)
+    for step in (2, 9):
+        batch = batches(step)
+        np.testing.assert_array_equal(batch["labels"], batches(step)["labels"])
+        if step == 2:
+            continue  # nearly all have other tokens
+        shown = letters.batch_decode(batch["input_ids"], skip_special_tokens=True)
+        answers = letters.batch_decode(batch["labels"], skip_special_tokens=True)
+        for text, answer in zip(shown, answers, strict=True):
+            passage, question = text.split(" // ")
+            assert answer.strip() and answer.strip() in passage
+            assert passage.split(" / ")[1].strip() in "\n".join(setting.corpus.texts)
+            assert question.endswith("?") and len(question) > 5
+    # Few words and most of them asked for, with tokens exchanged, the same for the same.
+    batch = batches(0)
+    assert batch["input_ids"].shape[1] < batches(9)["input_ids"].shape[1]
+    assert batch["labels"].shape[1] > batches(9)["labels"].shape[1]
+    for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
+        answer = [token for token in labels if token not in letters.all_special_ids]
+        places = range(len(ids) - len(answer) + 1)
+        assert any(ids[place : place + len(answer)] == answer for place in places)
+
+
+def test_gaps_of_a_passage() -> None:
+    text = "Ada Bell was born in Oslo. She had 12 cats, and in 1901 she left for the sea."
+    maker = GapMaker(text, [(0, 8), (21, 25)])
+    rng = np.random.default_rng(0)
+    plain = {"drop": 0.7, "front": 0.7}
+    found = {maker.asked(rng, 0.0, salient=1.0, **plain)[1:] for _ in range(200)}
+    assert {answer for _, answer in found} == {"Ada Bell", "Oslo", "12", "1901"}
+    asked = dict.fromkeys(question for question, answer in found if answer == "1901")
+    assert any(one.endswith("and in when she left for the sea?") for one in asked)
+    assert all("Oslo" not in one for one in asked)  # which is another sentence
+    spoilt = [maker.asked(rng, 1.0, salient=1.0, **plain) for _ in range(200)]
+    assert np.mean([len(one.question) for one in spoilt]) < np.mean([len(q) for q, _ in found])
+    assert np.mean([one.question[0].isupper() for one in spoilt]) > 0.6
+    others = {maker.asked(rng, 0.0, salient=0.0, **plain).answer for _ in range(200)}
+    assert "sea" in others and not others & {"the", "in", "left for the"}
+    assert all("," not in answer for answer in others)
+
+
+def test_a_new_generator_looks_at_neighbours_and_the_same() -> None:
+    """And it is the same one in both frameworks."""
+    import torch
+
+    config = BartConfig(
+        vocab_size=90, d_model=64, encoder_layers=2, decoder_layers=1, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=64, decoder_ffn_dim=64,
+        max_position_embeddings=64, dropout=0.0, init_std=0.125,
+    )  # fmt: skip
+    one, other = (
+        f.model_class("BartForConditionalGeneration")(config) for f in (TORCH, KERAS)
+    )  # fmt: skip
+    rag(TORCH).start_generator(one, 3)
+    rag(KERAS).start_generator(other, 3)
+    weights = KERAS.weights(other)
+    for name, value in TORCH.weights(one).items():
+        np.testing.assert_array_equal(weights[name], value, err_msg=name)
+    # The second half says the first again; the token behind the one at 5 is that at 6.
+    half = np.random.default_rng(0).permutation(np.arange(4, 84))[:20]
+    ids = torch.from_numpy(np.concatenate([half, half]))[None]
+    found = one.eval()(
+        ids, decoder_input_ids=ids[:, 5:15], output_attentions=True, return_dict=True
+    )
+    first, second = (layer[0].detach().numpy() for layer in found.encoder_attentions)
+    places = np.arange(1, 40)
+    assert first[0][places, places - 1].mean() > 0.8 < first[1][places - 1, places].mean()
+    again = (np.arange(40) + 20) % 40
+    inner = again[3:18]
+    for weights in (first[2], second[0], second[1]):
+        assert weights[np.arange(3, 18), inner].mean() > 0.5
+    across = found.cross_attentions[0][0, 0].detach().numpy()
+    seen = across[np.arange(10), np.arange(6, 16)] + across[np.arange(10), np.arange(26, 36)]
+    assert seen.mean() > 0.5
+    narrow = BartConfig.from_dict(config.to_dict(), d_model=32)
+    assert not fits(narrow) and fits(config)
 
 
 def test_a_passage_of_two_questions_is_right_for_both() -> None:
@@ -545,9 +629,10 @@ def test_train_and_evaluate_by_commands(tmp_path: Path) -> None:
     path, out = squad(tmp_path), tmp_path / "rag"
     train = [
         "train", "rag", "--corpus", path, "--questions", path, "--out", out, "--vocab-size", 330,
-        "--cloze-steps", 2, "--pair-steps", 2, "--denoising-steps", 2, "--reading-steps", 2,
-        "--steps", 3, "--n-docs", 3,
-        "--encoder-batch", 8, "--reading-batch", 4, "--batch-size", 4, "--held-out", 0.2,
+        "--generator-vocab-size", 300, "--cloze-steps", 2, "--pair-steps", 2,
+        "--denoising-steps", 2, "--gap-steps", 16, "--reading-steps", 2,
+        "--steps", 3, "--n-docs", 3, "--encoder-batch", 8, "--reading-batch", 4,
+        "--batch-size", 4, "--held-out", 0.2,
         "--fields", "hidden_size=16,num_attention_heads=2", "--block-length", 96,
         "--generator-fields", "d_model=16,encoder_layers=1,decoder_layers=1,"
         "encoder_attention_heads=2,decoder_attention_heads=2", "--train-context-encoder",
@@ -557,7 +642,7 @@ def test_train_and_evaluate_by_commands(tmp_path: Path) -> None:
     assert "before training end to end, " in result.stderr and "(BM25 @1 " in result.stderr
     summary = json.loads(result.stdout)
     assert summary["steps"] == {
-        "cloze": 2, "pairs": 2, "denoising": 2, "reading": 2, "rag": 3,
+        "cloze": 2, "pairs": 2, "denoising": 2, "gaps": 16, "reading": 2, "rag": 3,
     }  # fmt: skip
     # The same command goes on from the newest checkpoint.
     cut_back(out / "run" / "rag", 2)
@@ -596,7 +681,7 @@ def test_what_the_command_refuses(tmp_path: Path, setting: Setting) -> None:
         (["--model", place, "--generator", place], "--model: its parts cannot be given too"),
         (["--model", place / "generator"], "--context-encoder: needed, as "),
         (["--question-encoder", place / "question_encoder", "--context-encoder",
-          place / "context_encoder", "--generator", place / "generator"],
+          place / "context_encoder", "--generator", place / "generator", "--block-length", 112],
          "block_length: 112 is more than config.max_position_embeddings (80)"),
         (["--framework", "tf", "--device", "cuda:0"], "--device: of PyTorch"),
     ):  # fmt: skip
@@ -604,4 +689,4 @@ def test_what_the_command_refuses(tmp_path: Path, setting: Setting) -> None:
         assert result.exit_code == 1
         assert message in str(result.exception), (message, result.exception)
     result = command("evaluate", "rag", "--model", place / "generator", "--questions", path)
-    assert result.exit_code == 1 and "holds a 'bart' model" in str(result.exception)
+    assert result.exit_code == 1 and "model_type is 'bart'" in str(result.exception)

@@ -19,9 +19,10 @@ from ..retrieval.bm25 import BM25
 from ..retrieval.rag import RagRetriever, StoredIndex
 from .batches import Batch, Batches, wrapped
 from .corpus import BlockCorpus, Special, block_inputs
+from .gaps import ASKING, GapMaker
 from .questions import Question, holds, plain_words
 
-_PAIRS, _READING, _ANSWERED, _DENOISING = 4, 5, 6, 7  # streams of random numbers
+_PAIRS, _READING, _ANSWERED, _DENOISING, _GAPS = 4, 5, 6, 7, 8  # streams of random numbers
 _CONSIDERED = 50  # passages that a search by words finds, among which the right one is looked for
 _PLAIN = {"add_special_tokens": False, "return_attention_mask": False,
           "return_token_type_ids": False, "verbose": False}  # fmt: skip
@@ -250,10 +251,8 @@ class Reading(Answered):
         self.widen, self.narrowest = widen, narrowest
         self._found = [found[number] for number in self._kept]
         self._retriever = retriever
-        # As the generator sees a question later: what the question encoder's tokenizer leaves.
-        tokenizer = retriever.question_encoder_tokenizer
-        ids = _encoded(tokenizer, [example.question for example in self._found], None)
-        self._texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        questions = [example.question for example in self._found]
+        self._texts = _left(retriever.question_encoder_tokenizer, questions)
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step.
@@ -366,6 +365,91 @@ class Denoising(Batches):
             found[at : at + size] = [self._mask]
             left -= size
         return found
+
+
+class Gaps(Batches):
+    """Passages of which some words are asked for, from which a new generator learns to read.
+
+    The questions are made anew in every step, see `gaps`. What is to be learned comes one after
+    the other: in the first `copying` steps most of a few words is to be written, and all tokens
+    are exchanged for others at random, the same for the same, so that nothing helps but copying.
+    Then the whole passage is in view; in `spoil` more steps the questions become as unlike the
+    text as they stay from there on, and exchanged tokens seldom.
+
+    Args:
+        corpus: of the passages.
+        retriever: joins questions and passages, and looks passages up by row.
+        batch_size: passages of a batch, all different.
+        copying, spoil: steps, see above.
+        exchanged: how often tokens are exchanged in the end.
+        drop: the largest share of a question's words that are left out.
+        front: how often the word that asks comes first, so that there is no gap.
+        salient: how often a name, a date or a number is asked for.
+        seed: of everything random.
+
+    Raises:
+        ValueError: fewer passages than a batch has.
+    """
+
+    def __init__(
+        self,
+        corpus: BlockCorpus,
+        retriever: RagRetriever,
+        batch_size: int,
+        *,
+        copying: int = 0,
+        spoil: int = 0,
+        exchanged: float = 0.1,
+        drop: float = 0.7,
+        front: float = 0.7,
+        salient: float = 0.4,
+        seed: int = 0,
+    ):
+        makers = [_gap_maker(corpus, row) for row in range(len(corpus))]
+        self._makers = {row: maker for row, maker in enumerate(makers) if maker.starts}
+        self._rows = list(self._makers)
+        super().__init__(len(self._rows), batch_size, seed, _GAPS)
+        self.copying, self.spoil, self.exchanged = copying, spoil, exchanged
+        self.drop, self.front, self.salient = drop, front, salient
+        self._retriever = retriever
+        config, tokenizer = retriever.config, retriever.generator_tokenizer
+        self._start = config.generator.decoder_start_token_id
+        self._pad = config.generator.pad_token_id
+        fixed = [config.title_sep, config.doc_sep, *ASKING, *map(str.capitalize, ASKING)]
+        known = {token for ids in _encoded(tokenizer, fixed, None) for token in ids}
+        known |= {self._start, *tokenizer.all_special_ids}
+        self._free = np.array([i for i in range(len(tokenizer)) if i not in known])
+
+    def __call__(self, step: int) -> Batch:
+        """The batch of a step: as that of `Reading`."""
+        rng, retriever = self.rng(step), self._retriever
+        rows = [self._rows[number] for number in self.chosen(step).tolist()]
+        is_copying = step < self.copying
+        spoilt = min((step - self.copying) / self.spoil, 1.0) if self.spoil else 1.0
+        gaps = [
+            self._makers[row].copied(rng) if is_copying
+            else self._makers[row].asked(rng, spoilt, self.drop, self.front, self.salient)
+            for row in rows
+        ]  # fmt: skip
+        docs = retriever.index.get_doc_dicts(np.array(rows)[:, None])
+        docs = [{**doc, "text": [gap.text]} for doc, gap in zip(docs, gaps, strict=True)]
+        texts = _left(retriever.question_encoder_tokenizer, [gap.question for gap in gaps])
+        prefix = retriever.config.generator.prefix
+        inputs, mask = trimmed(*retriever.postprocess_docs(docs, texts, prefix, 1, "np"))
+        tokenizer = retriever.generator_tokenizer
+        answers = _encoded(tokenizer, [gap.answer for gap in gaps], None, add_special_tokens=True)
+        labels, _ = _table([[self._start, *ids] for ids in answers], self._pad)
+        share = 1.0 if is_copying else max(1.0 - spoilt, self.exchanged)
+        for row in np.flatnonzero(rng.random(len(rows)) < share):
+            others = np.arange(len(tokenizer), dtype=np.int32)
+            others[self._free] = rng.permutation(self._free)
+            inputs[row], labels[row] = others[inputs[row]], others[labels[row]]
+        return {
+            "input_ids": inputs,
+            "attention_mask": mask,
+            "labels": labels,
+            "label_weights": _weights(labels, self._pad),
+        }
 
 
 class RagQuestions(Answered):
@@ -561,6 +645,25 @@ def retriever_of(
     return RagRetriever(
         config, tokenizer.question_encoder, tokenizer.generator, StoredIndex(index, passages)
     )
+
+
+def _left(tokenizer: Any, questions: Sequence[str]) -> list[str]:
+    """Questions as the generator sees them: what the question encoder's tokenizer leaves."""
+    ids = _encoded(tokenizer, questions, None)
+    return list(tokenizer.batch_decode(ids, skip_special_tokens=True))
+
+
+def _gap_maker(corpus: BlockCorpus, row: int) -> GapMaker:
+    """Makes questions of a passage."""
+    first, last = corpus.sentence_offsets[row : row + 2]
+    low, high = np.searchsorted(corpus.spans[:, 0], [first, last])
+    base = corpus.offsets[row]
+    characters = corpus.characters
+    spans = [
+        (int(characters[base + start][0]), int(characters[base + end - 1][1]))
+        for _, start, end in corpus.spans[low:high]
+    ]
+    return GapMaker(corpus.texts[row], spans)
 
 
 def _weights(labels: np.ndarray, pad: int) -> np.ndarray:

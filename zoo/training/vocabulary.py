@@ -54,6 +54,7 @@ def train_rag_tokenizer(
     folder: str | os.PathLike[str],
     vocab_size: int = 30522,
     *,
+    generator_vocab_size: int | None = None,
     do_lower_case: bool = False,
 ) -> Any:
     """Learns the vocabularies of a RAG model: WordPiece for DPR, byte-level BPE for BART.
@@ -65,6 +66,7 @@ def train_rag_tokenizer(
         texts: to learn from.
         folder: for the tokenizers' two sub-folders.
         vocab_size: the most tokens of either, special ones included.
+        generator_vocab_size: of the generator's, if it is to have others.
         do_lower_case: whether the question encoder's text is lower-cased.
 
     Returns:
@@ -82,7 +84,8 @@ def train_rag_tokenizer(
         DPRQuestionEncoderTokenizerFast, texts, places["question_encoder"], vocab_size,
         do_lower_case,
     )  # fmt: skip
-    return RagTokenizer(question_encoder, _bytes(texts, places["generator"], vocab_size))
+    letters = _bytes(texts, places["generator"], generator_vocab_size or vocab_size)
+    return RagTokenizer(question_encoder, letters)
 
 
 def _wordpiece(
