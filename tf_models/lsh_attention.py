@@ -188,8 +188,11 @@ class Chunks(NamedTuple):
         order = heads.of(order)
         inverse = None
         if order is None:
-            # Not a constant, or masks would be as well, of which there would be many copies.
-            place = (tf.range(length) + tf.minimum(heads.start, 0))[None, None]
+            # Masks made of a constant would be as well, and all of them be kept. XLA does not know
+            # that this is zero, and it stays so where there is NaN.
+            first = tf.reduce_sum(tf.reshape(like, (-1,))[:1])
+            zero = tf.cast(tf.minimum(tf.abs(first), 0) > 0, tf.int32)
+            place = (tf.range(length) + zero)[None, None]
         else:
             place, inverse = order, _inverse(order, (batch, heads.size, rounds, length))
         place = tf.reshape(place, (*dims(place)[:2], -1, pattern.chunk))
