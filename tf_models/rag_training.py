@@ -306,6 +306,23 @@ def train_pairs(
     )  # fmt: skip
 
 
+def _train_generator(
+    generator: TFPreTrainedModel,
+    batches: Any,
+    settings: Plan,
+    retriever: Any,
+    out: str | os.PathLike[str] | None,
+    resume: bool,
+    report: Report | None,
+) -> list[dict[str, Any]]:
+    """Trains a generator alone; see `train`."""
+    return train(
+        ReadingStep(generator), batches, settings, out=out, resume=resume,
+        settings={"batches": batches.settings()}, tokenizer=retriever.generator_tokenizer,
+        report=report,
+    )  # fmt: skip
+
+
 def train_reader(
     generator: TFPreTrainedModel,
     found: Sequence[Example],
@@ -349,11 +366,7 @@ def train_reader(
             raise ValueError("corpus: needed to make questions of")
         made = Gaps(corpus, retriever, batch_size, seed=settings.seed)
         batches = Mixed([batches, made], [1, gaps])
-    return train(
-        ReadingStep(generator), batches, settings, out=out, resume=resume,
-        settings={"batches": batches.settings()}, tokenizer=retriever.generator_tokenizer,
-        report=report,
-    )  # fmt: skip
+    return _train_generator(generator, batches, settings, retriever, out, resume, report)
 
 
 def train_gaps(
@@ -386,11 +399,7 @@ def train_gaps(
     """
     settings = Plan(steps, **plan)
     batches = Gaps(corpus, retriever, batch_size, copying=copying, spoil=spoil, seed=settings.seed)
-    return train(
-        ReadingStep(generator), batches, settings, out=out, resume=resume,
-        settings={"batches": batches.settings()}, tokenizer=retriever.generator_tokenizer,
-        report=report,
-    )  # fmt: skip
+    return _train_generator(generator, batches, settings, retriever, out, resume, report)
 
 
 def train_denoising(
@@ -425,11 +434,7 @@ def train_denoising(
     batches = Denoising(
         corpus, retriever, batch_size, length=length, hidden=hidden, seed=settings.seed
     )
-    return train(
-        ReadingStep(generator), batches, settings, out=out, resume=resume,
-        settings={"batches": batches.settings()}, tokenizer=retriever.generator_tokenizer,
-        report=report,
-    )  # fmt: skip
+    return _train_generator(generator, batches, settings, retriever, out, resume, report)
 
 
 def finetune(
