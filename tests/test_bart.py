@@ -253,7 +253,7 @@ def test_unusable_files(folder: Path, tmp_path: Path) -> None:
         BartTokenizerFast()
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
 def test_nothing_is_lost_and_both_agree(text: str) -> None:
     slow, fast = _pair()

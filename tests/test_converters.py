@@ -994,17 +994,15 @@ def test_command_tells_errors_in_one_line(tmp_path: Path) -> None:
 
 def test_help_imports_no_framework() -> None:
     code = """
-import sys, time
-start = time.process_time()
+import sys
 from converters import cli
 sys.argv = ["zoo", "--help"]
 try:
     cli.main()
 except SystemExit as end:
     assert not end.code
-heavy = {"torch", "tensorflow", "keras", "h5py", "tokenizers", "huggingface_hub"}
+heavy = {"torch", "tensorflow", "keras", "h5py", "tokenizers", "scann", "pyarrow"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
-assert time.process_time() - start < 0.5
 """
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1]

@@ -135,11 +135,7 @@ strings = st.one_of(
         st.sampled_from([*SPECIALS.values(), "\uff3bMASK\uff3d", " ", "  ", "the", "string", "\n"])
     ).map("".join),
 )
-budget = settings(
-    max_examples=60,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
+budget = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 
 
 @budget

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +68,7 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small")
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data())
 def test_any_history_gives_what_a_dictionary_gives(data: st.DataObject) -> None:
     import tempfile
@@ -321,12 +320,12 @@ def test_without_pyarrow_the_extra_is_named(
         PassageStore(store.folder)[0]
 
 
-def test_memory_is_flat_and_look_ups_are_quick(tmp_path: Path) -> None:
+def test_memory_is_flat_and_look_ups_read_little(tmp_path: Path) -> None:
     """50,000 passages of 1 kB: reading all of them at random leaves less than 5 MB resident."""
     store = PassageStore.create(tmp_path)
     store.add(Document(str(number), f"{number} " + "x" * 1000) for number in range(50_000))
     code = (
-        "import sys, numpy as np, psutil, time\n"
+        "import sys, numpy as np, psutil\n"
         "from zoo.retrieval import passages as p\n"
         "store = p.PassageStore(sys.argv[1])\n"
         "store[0]\n"
@@ -336,17 +335,18 @@ def test_memory_is_flat_and_look_ups_are_quick(tmp_path: Path) -> None:
         "for i in order.tolist():\n"
         "    assert store[i].text.startswith(f'{i} ')\n"
         "    if not i % 100: most = max(most, memory())\n"
-        "times = []\n"
-        "for _ in range(20):\n"
-        "    start = time.process_time(); store.read(order[:100].tolist())\n"
-        "    times.append(time.process_time() - start)\n"
-        "print((most - before) / 1e6, min(times) * 1000)\n"
+        "sizes = []\n"
+        "pread = p._PREAD\n"
+        "p._PREAD = lambda *call: sizes.append(call[1]) or pread(*call)\n"
+        "store.read(order[:100].tolist())\n"
+        "print((most - before) / 1e6, len(sizes), sum(sizes))\n"
     )
     pytest.importorskip("psutil")
     command = [sys.executable, "-c", code, str(tmp_path)]
-    grown, milliseconds = map(float, subprocess.check_output(command, cwd=ROOT).split())
+    grown, reads, size = map(float, subprocess.check_output(command, cwd=ROOT).split())
     assert grown < 5
-    assert milliseconds < 5  # under 1 on a quiet machine
+    # The head of its batch and its text, for each of the 100.
+    assert (reads, size < 3000 * 100) == (200, True)
 
 
 @pytest.mark.parametrize("change", ["no pread", "short head"])
@@ -362,7 +362,5 @@ def test_other_ways_of_reading(
     assert store[100] == (100, "text", "title", "meta", 0, {"long": "x" * 300})
 
 
-def test_iteration_is_in_order_while_time_passes(store: PassageStore) -> None:
-    start = time.monotonic()
+def test_iteration_is_in_order(store: PassageStore) -> None:
     assert [p.text for p in store] == [f"text {n} é" for n in range(100)]
-    assert time.monotonic() - start < 5

@@ -335,7 +335,7 @@ def _pair() -> list[Any]:
 PARTS = ["the", " ", "a", "statement", "<pad>", "<unk>", "<extra_id_3>", "é", "日", ".", "x", " of"]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(PARTS), max_size=8).map("".join))
 def test_both_classes_agree(text: str) -> None:
     if text.count("  ") or "> " in text or " <" in text or text != text.strip():
