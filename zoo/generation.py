@@ -6,18 +6,16 @@
 from __future__ import annotations
 
 import copy
-import difflib
-import json
 import logging
 import os
 import queue
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple, Self, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NamedTuple, Self
 
-from . import files, hub
-from .configs.base import plain, read_json
+from . import hub
+from .configs.fields import Fields, plain, read_json, suggested
 from .configs.rules import (
     Count,
     Flag,
@@ -131,7 +129,7 @@ UNSUPPORTED_FIELDS: dict[str, Any] = {
 NOT_SAVED = ("_commit_hash",)
 
 
-class GenerationConfig:
+class GenerationConfig(Fields):
     """How text is generated; see the fields' published names for what each does.
 
     A keyword that is close to the name of a field but is none is refused, with the suggestion; any
@@ -141,8 +139,6 @@ class GenerationConfig:
         ValueError: an impossible value, naming the field, the value and what is expected, or a
             misspelt keyword.
     """
-
-    _fields: ClassVar[dict[str, tuple[Any, Rule | None]]]  # name -> (default, rule)
 
     # Length.
     max_length: PositiveInt = 20
@@ -212,46 +208,18 @@ class GenerationConfig:
     generation_kwargs: Any = {}
     _from_model_config: Flag = False
 
-    @classmethod
-    def _collect_fields(cls) -> None:
-        cls._fields = {}
-        for name, hint in get_type_hints(cls, include_extras=True).items():
-            if get_origin(hint) is not ClassVar:
-                rule = next((item for item in get_args(hint) if isinstance(item, Rule)), None)
-                cls._fields[name] = (getattr(cls, name), rule)
-
     def __init__(self, **kwargs: Any) -> None:
         self._check_keywords(kwargs)
         self._fill(kwargs)
 
     def _fill(self, values: Mapping[str, Any]) -> None:
-        for name, (default, _) in self._fields.items():
-            setattr(self, name, copy.deepcopy(default))
+        self._set_defaults()
         for name, value in values.items():
             setattr(self, name, value)
         self.validate()
 
-    # Checks
-
-    def validate(self) -> None:
-        """Checks every field, and the fields against one another.
-
-        Raises:
-            ValueError: lists each impossible value: the field, the value, what is expected.
-        """
-        problems = [
-            f"{type(self).__name__}.{name}: received {value!r}, expected {expected}"
-            for name, value, expected in self._problems()
-        ]
-        if problems:
-            raise ValueError("\n".join(problems))
-
     def _problems(self) -> Iterator[tuple[str, Any, str]]:
-        wrong = [
-            (name, getattr(self, name), rule.expectation)
-            for name, (_, rule) in self._fields.items()
-            if rule is not None and not rule.accepts(getattr(self, name))
-        ]
+        wrong = list(super()._problems())
         yield from wrong
         if wrong:
             return  # the rest compares fields that are valid by themselves
@@ -271,26 +239,6 @@ class GenerationConfig:
             yield "num_return_sequences", count, f"at most num_beams ({beams})"
         if beams == 1 and count > 1 and not self.do_sample:
             yield "num_return_sequences", count, "1 with greedy search; set do_sample or num_beams"
-
-    @classmethod
-    def _is_reserved(cls, name: str) -> bool:
-        """Whether an attribute of that name would hide one of the class's own."""
-        return name not in cls._fields and hasattr(cls, name)
-
-    @classmethod
-    def _check_keywords(cls, names: Iterable[str]) -> None:
-        """Refuses a keyword that looks like a misspelt field, or would hide a method."""
-        for name in names:
-            if name in cls._fields:
-                continue
-            if cls._is_reserved(name):
-                raise ValueError(f"{cls.__name__}: {name!r} is no field and cannot be set")
-            suggestion = suggested(name, cls._fields)
-            if suggestion:
-                raise ValueError(
-                    f"{cls.__name__} has no field {name!r}; did you mean {suggestion}? "
-                    "(A field of your own with that name can be set as an attribute.)"
-                )
 
     # To and from dictionaries and files
 
@@ -323,19 +271,7 @@ class GenerationConfig:
         if ignore_metadata:
             metadata = ("_from_model_config", "transformers_version")
             values = {name: value for name, value in values.items() if name not in metadata}
-        for name, value in values.items():
-            try:
-                json.dumps(value, sort_keys=True)
-            except (TypeError, ValueError) as error:
-                raise ValueError(
-                    f"{type(self).__name__}.{name}: {value!r} cannot be saved as JSON: {error}"
-                ) from error
-        return json.dumps(values, indent=2, sort_keys=True) + "\n"
-
-    def to_json_file(self, path: str | os.PathLike[str], use_diff: bool = True) -> None:
-        """Checks the configuration and writes it, all or nothing, to the file `path`."""
-        self.validate()
-        files.atomic_write(Path(path), self.to_json_string(use_diff))
+        return self._as_json(values)
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], config_file_name: str | None = None
@@ -447,15 +383,9 @@ class GenerationConfig:
         Raises:
             ValueError: an impossible value.
         """
-        before = dict(self.__dict__)
-        fields = {name: value for name, value in kwargs.items() if name in before}
-        self.__dict__.update(fields)
-        try:
-            self.validate()
-        except ValueError:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
+        fields = {name: value for name, value in kwargs.items() if name in self.__dict__}
+        with self._all_or_nothing():
+            self.__dict__.update(fields)
         return {name: value for name, value in kwargs.items() if name not in fields}
 
     @property
@@ -472,23 +402,11 @@ class GenerationConfig:
             left.pop(name, None), right.pop(name, None)
         return left == right
 
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        text = json.dumps(self.to_diff_dict(), indent=2, sort_keys=True, default=repr)
-        return f"{type(self).__name__} {text}"
-
 
 GenerationConfig._collect_fields()
 
 # A model's configuration has this too, where it is about training.
 _CALL_FIELDS = ("use_cache", "_from_model_config")
-
-
-def suggested(name: str, known: Iterable[str]) -> str:
-    """The known names close to one that is not known, in words; empty if there is none."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.75)
-    return " or ".join(map(repr, close))
 
 
 class GenerateDecoderOnlyOutput(ModelOutput):

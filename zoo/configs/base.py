@@ -1,21 +1,18 @@
 """What every model configuration shares: fields, checks, and reading and writing `config.json`.
 
-A family declares its fields in the class body, `name: Type = default`; the type carries the check.
-Values are plain attributes. They are checked when a configuration is made, updated or saved, and
-by `validate()`, which models call before they build anything from it.
+A family declares its fields in the class body, see `fields`. They are checked when a configuration
+is made, updated or saved, and by `validate()`, which models call before they build anything from
+it.
 """
 
-import copy
-import difflib
 import inspect
-import json
-import numbers
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Self
 
-from .. import files, hub
+from .. import hub
+from .fields import Fields, plain, read_json
 from .rules import (
     ACTIVATIONS,
     POSITION_EMBEDDING_TYPES,
@@ -58,22 +55,7 @@ def _dtype_name(value: Any) -> Any:
     return text.removeprefix("torch.") if is_dtype else value
 
 
-def plain(value: Any) -> Any:
-    """A deep copy of `value` in JSON's own types where it has an equivalent there."""
-    if isinstance(value, PretrainedConfig):
-        return value.to_dict()
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, set | frozenset):
-        return sorted(plain(item) for item in value)
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        return value if callable(value) else copy.deepcopy(value)
-    return int(value) if isinstance(value, numbers.Integral) else float(value)
-
-
-class PretrainedConfig:
+class PretrainedConfig(Fields):
     """The fields common to all families, and everything that is done with a configuration.
 
     A keyword that is close to the name of a field but is none is refused, with the suggestion; any
@@ -95,7 +77,6 @@ class PretrainedConfig:
         "position_embedding_type": one_of(POSITION_EMBEDDING_TYPES)
     }
 
-    _fields: ClassVar[dict[str, tuple[Any, Rule | None]]]  # name -> (default, rule)
     _family_fields: ClassVar[tuple[str, ...]]  # those that the family declares, in order
 
     # Not saved: where the configuration was read from, and which keys the file had. Keys that are
@@ -172,12 +153,9 @@ class PretrainedConfig:
 
     @classmethod
     def _collect_fields(cls) -> None:
-        cls._fields = {}
-        for name, hint in get_type_hints(cls, include_extras=True).items():
-            if get_origin(hint) is not ClassVar:
-                rule = next((item for item in get_args(hint) if isinstance(item, Rule)), None)
-                cls._fields[name] = (getattr(cls, name), rule)
-        family = [base for base in reversed(cls.__mro__) if base is not PretrainedConfig]
+        super()._collect_fields()
+        shared = PretrainedConfig.__mro__
+        family = [base for base in reversed(cls.__mro__) if base not in shared]
         names = dict.fromkeys(name for base in family for name in inspect.get_annotations(base))
         cls._family_fields = tuple(name for name in names if name in cls._fields)
         kind = inspect.Parameter
@@ -209,8 +187,7 @@ class PretrainedConfig:
             newer = values.pop("dtype")
             values["torch_dtype"] = values.get("torch_dtype") or newer
         labels = {name: values.pop(name, None) for name in LABEL_FIELDS}
-        for name, (default, _) in self._fields.items():
-            setattr(self, name, copy.deepcopy(default))
+        self._set_defaults()
         self._fill_labels(**labels)
         for name, value in values.items():
             if self._is_reserved(name):
@@ -234,14 +211,6 @@ class PretrainedConfig:
             self.num_labels = num_labels
         if label2id:
             self.label2id = label2id
-
-    @classmethod
-    def _is_reserved(cls, name: str) -> bool:
-        """Whether an attribute of that name would hide one of the class's own."""
-        if name in cls._fields:
-            return False
-        own = inspect.getattr_static(cls, name, None)
-        return own is not None and not (isinstance(own, property) and own.fset is not None)
 
     def _check_model_type(self, value: Any) -> None:
         if value != self.model_type:
@@ -309,47 +278,13 @@ class PretrainedConfig:
 
     # Checks
 
-    def validate(self) -> None:
-        """Checks every field.
-
-        Raises:
-            ValueError: lists each impossible value: the field, the value, what is expected.
-        """
-        problems = [
-            f"{type(self).__name__}.{name}: received {value!r}, expected {expected}"
-            for name, value, expected in self._problems()
-        ]
-        if problems:
-            raise ValueError("\n".join(problems))
-
-    def _problems(self) -> Iterator[tuple[str, Any, str]]:
-        """Yields (field, value, expectation) of what is wrong; families add their own."""
-        rules = {name: rule for name, (_, rule) in self._fields.items()} | self.optional_fields
-        for name, rule in rules.items():
-            if rule is not None and name in self.__dict__ and not rule.accepts(self.__dict__[name]):
-                yield name, self.__dict__[name], rule.expectation
+    def _rules(self) -> Mapping[str, Rule | None]:
+        return {**super()._rules(), **self.optional_fields}
 
     @classmethod
     def _known_names(cls) -> set[str]:
-        names = {*cls._fields, *cls.optional_fields, *cls.attribute_map}
+        names = {*super()._known_names(), *cls.optional_fields, *cls.attribute_map}
         return names | {"num_labels", "dtype", "name_or_path", "model_type"}
-
-    @classmethod
-    def _check_keywords(cls, names: Iterable[str], known: Iterable[str] = ()) -> None:
-        """Refuses a keyword that looks like a misspelt field, or would hide a method."""
-        fields = {*cls._known_names(), *known}
-        for name in names:
-            if name in fields:
-                continue
-            if cls._is_reserved(name):
-                raise ValueError(f"{cls.__name__}: {name!r} is no field and cannot be set")
-            close = difflib.get_close_matches(name, fields, n=3, cutoff=0.75)
-            if close:
-                suggestion = " or ".join(map(repr, close))
-                raise ValueError(
-                    f"{cls.__name__} has no field {name!r}; did you mean {suggestion}? "
-                    "(A field of your own with that name can be set as an attribute.)"
-                )
 
     # To and from dictionaries and files
 
@@ -390,18 +325,7 @@ class PretrainedConfig:
                     f"{type(self).__name__}.{name}: {value!r} cannot be saved, a file holds the "
                     f"names only of {', '.join(ACTIVATIONS)}"
                 )
-            try:
-                json.dumps(value, sort_keys=True)
-            except (TypeError, ValueError) as error:
-                raise ValueError(
-                    f"{type(self).__name__}.{name}: {value!r} cannot be saved as JSON: {error}"
-                ) from error
-        return json.dumps(values, indent=2, sort_keys=True) + "\n"
-
-    def to_json_file(self, path: str | os.PathLike[str], use_diff: bool = True) -> None:
-        """Checks the configuration and writes it, all or nothing, to the file `path`."""
-        self.validate()
-        files.atomic_write(Path(path), self.to_json_string(use_diff))
+        return self._as_json(values)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
         """Writes `config.json`, all or nothing, and leaves the folder's other files alone.
@@ -542,28 +466,16 @@ class PretrainedConfig:
             ValueError: an impossible value or a misspelt name.
         """
         self._check_keywords(config_dict, known=self.__dict__)
-        before = dict(self.__dict__)
-        try:
+        with self._all_or_nothing():
             labels = {name: config_dict.get(name) for name in LABEL_FIELDS}
             self._fill_labels(**labels)
             for name in config_dict.keys() - labels.keys():
                 setattr(self, name, config_dict[name])
-            self.validate()
-        except Exception:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PretrainedConfig):
             return NotImplemented
         return type(self) is type(other) and self.to_dict() == other.to_dict()
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        text = json.dumps(self.to_diff_dict(), indent=2, sort_keys=True, default=repr)
-        return f"{type(self).__name__} {text}"
 
 
 PretrainedConfig._collect_fields()
@@ -581,24 +493,3 @@ def _without_other_labels(
     else:
         return values
     return {name: value for name, value in values.items() if name not in replaced}
-
-
-def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The dictionary in a JSON file.
-
-    Raises:
-        ValueError: the file is not UTF-8, not JSON or no dictionary; names the file and line.
-    """
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}, line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text at byte {error.start}") from error
-    except RecursionError as error:
-        raise ValueError(f"{path}: nested too deeply") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(values).__name__}")
-    return values
