@@ -23,6 +23,7 @@ from test_realm_training import (  # noqa: F401  (fixtures)
     losses,
     one_thread,
     run_python,
+    run_workers,
 )
 from training_fixtures import documents, questions, texts
 from typer.testing import CliRunner
@@ -593,6 +594,33 @@ def test_two_replicas_train_as_one(setting: Setting, tmp_path: Path) -> None:
     assert process.returncode == 0, output[-3000:]
     expected, *_ = run_finetuning(TORCH, setting, steps=3)
     assert_same_curves(expected, json.loads((tmp_path / "out").read_text()))
+
+
+WORKERS = """
+    import sys
+    sys.path[:0] = [{tests!r}, {root!r}]
+    import tensorflow as tf
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    import json
+    from pathlib import Path
+    from test_rag_training import KERAS, reopened, run_encoders, run_finetuning
+    setting = reopened({folder!r})
+    with strategy.scope():
+        histories = {{
+            "encoders": run_encoders(KERAS, setting)[0],
+            "rag": run_finetuning(KERAS, setting, steps=3)[0],
+        }}
+    if strategy.cluster_resolver.task_id == 0:
+        Path({out!r}).write_text(json.dumps(histories))
+"""
+
+
+@pytest.mark.slow
+def test_two_workers_train_as_one(setting: Setting, tmp_path: Path) -> None:
+    run_workers(WORKERS, folder=str(setting.folder), out=str(tmp_path / "out"))
+    found = json.loads((tmp_path / "out").read_text())
+    assert_same_curves(run_encoders(TORCH, setting)[0], found["encoders"])
+    assert_same_curves(run_finetuning(TORCH, setting, steps=3)[0], found["rag"])
 
 
 # The commands -------------------------------------------------------------------------------------

@@ -585,14 +585,13 @@ WORKERS = """
 """
 
 
-@pytest.mark.slow
-def test_two_workers_train_as_one(setting: Setting, tmp_path: Path) -> None:
+def run_workers(code: str, **names: str) -> None:
+    """Runs a program in two processes, each a worker of TensorFlow."""
     paths = {"tests": str(Path(__file__).parent), "root": str(Path(__file__).parents[1])}
-    code = WORKERS.format(folder=str(setting.folder), out=str(tmp_path), **paths)
     workers = [f"127.0.0.1:{free_port()}" for _ in range(2)]
     processes = [
         run_python(
-            code,
+            code.format(**names, **paths),
             TF_CONFIG=json.dumps(
                 {"cluster": {"worker": workers}, "task": {"type": "worker", "index": number}}
             ),
@@ -602,6 +601,11 @@ def test_two_workers_train_as_one(setting: Setting, tmp_path: Path) -> None:
     outputs = [process.communicate()[0] for process in processes]
     for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == 0, output[-3000:]
+
+
+@pytest.mark.slow
+def test_two_workers_train_as_one(setting: Setting, tmp_path: Path) -> None:
+    run_workers(WORKERS, folder=str(setting.folder), out=str(tmp_path))
     history = json.loads((tmp_path / "history.json").read_text())
     assert_same_curves(run_pretraining(TORCH, setting)[0], history)
     assert len(state.checkpoints(tmp_path)) == 1

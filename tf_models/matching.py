@@ -35,10 +35,11 @@ def match(queries: tf.Tensor, blocks: tf.Tensor, rows: tf.Tensor) -> dict[str, t
     own, everyone = tf.range(tf.shape(queries)[0]), rows
     context = tf.distribute.get_replica_context()
     if context is not None and context.num_replicas_in_sync > 1:
-        # The blocks of all replicas are candidates.
+        # The blocks of all replicas are candidates. What a call inside gave has no device, which
+        # several workers need.
         own += context.replica_id_in_sync_group * tf.shape(blocks)[0]
-        blocks = context.all_gather(blocks, axis=0)
-        everyone = context.all_gather(rows, axis=0)
+        blocks = context.all_gather(tf.identity(blocks), axis=0)
+        everyone = context.all_gather(tf.identity(rows), axis=0)
     # (batch, blocks)
     scores = tf.matmul(queries, blocks, transpose_b=True)
     is_own = tf.equal(own[:, None], tf.range(tf.shape(blocks)[0]))
