@@ -218,11 +218,7 @@ class GenerationConfig(Fields):
             setattr(self, name, value)
         self.validate()
 
-    def _problems(self) -> Iterator[tuple[str, Any, str]]:
-        wrong = list(super()._problems())
-        yield from wrong
-        if wrong:
-            return  # the rest compares fields that are valid by themselves
+    def _conflicts(self) -> Iterator[tuple[str, Any, str]]:
         beams, groups = self.num_beams, self.num_beam_groups
         if groups > beams or beams % groups:
             yield "num_beam_groups", groups, f"a divisor of num_beams ({beams})"

@@ -96,18 +96,7 @@ class BartConfig(PretrainedConfig):
         layers = values.get("encoder_layers", type(self).encoder_layers)
         super()._fill({"num_hidden_layers": layers, **values})
 
-    def _problems(self) -> Iterator[tuple[str, Any, str]]:
-        broken = list(super()._problems())
-        yield from broken
-        if broken:
-            return  # the checks below take single values for granted
+    def _conflicts(self) -> Iterator[tuple[str, Any, str]]:
         for name in ("encoder_attention_heads", "decoder_attention_heads"):
-            heads = getattr(self, name)
-            if self.d_model % heads:
-                yield "d_model", self.d_model, f"a multiple of {name} ({heads})"
-        if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
-            yield (
-                "pad_token_id",
-                self.pad_token_id,
-                f"None or an id below vocab_size ({self.vocab_size})",
-            )
+            yield from self._undivided("d_model", name)
+        yield from self._unknown_padding(self.vocab_size)

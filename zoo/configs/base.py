@@ -7,7 +7,7 @@ it.
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -280,6 +280,18 @@ class PretrainedConfig(Fields):
 
     def _rules(self) -> Mapping[str, Rule | None]:
         return {**super()._rules(), **self.optional_fields}
+
+    def _undivided(self, width: str, heads: str) -> Iterator[tuple[str, Any, str]]:
+        """A width that is not the same for every head."""
+        size, count = getattr(self, width), getattr(self, heads)
+        if size % count:
+            yield width, size, f"a multiple of {heads} ({count})"
+
+    def _unknown_padding(self, known: int) -> Iterator[tuple[str, Any, str]]:
+        """Padding that no embedding is for."""
+        pad = self.pad_token_id
+        if pad is not None and not 0 <= pad < known:
+            yield "pad_token_id", pad, f"None or an id below vocab_size ({known})"
 
     @classmethod
     def _known_names(cls) -> set[str]:

@@ -52,10 +52,18 @@ class Fields:
             raise ValueError("\n".join(problems))
 
     def _problems(self) -> Iterator[tuple[str, Any, str]]:
-        """Yields (field, value, expectation) of what is wrong; classes add their own."""
-        for name, rule in self._rules().items():
-            if rule is not None and name in self.__dict__ and not rule.accepts(self.__dict__[name]):
-                yield name, self.__dict__[name], rule.expectation
+        """Yields (field, value, expectation) of what is wrong."""
+        values = self.__dict__
+        wrong = [
+            (name, values[name], rule.expectation)
+            for name, rule in self._rules().items()
+            if rule is not None and name in values and not rule.accepts(values[name])
+        ]
+        yield from wrong or self._conflicts()
+
+    def _conflicts(self) -> Iterator[tuple[str, Any, str]]:
+        """The same of fields that are valid by themselves, but not together."""
+        yield from ()
 
     def _rules(self) -> Mapping[str, Rule | None]:
         return {name: rule for name, (_, rule) in self._fields.items()}

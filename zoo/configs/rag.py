@@ -122,11 +122,7 @@ class RagConfig(PretrainedConfig):
             value = as_config(f"{type(self).__name__}.{name}", value)
         super().__setattr__(name, value)
 
-    def _problems(self) -> Iterator[tuple[str, Any, str]]:
-        broken = list(super()._problems())
-        yield from broken
-        if broken:
-            return
+    def _conflicts(self) -> Iterator[tuple[str, Any, str]]:
         for part in PARTS:
             for name, value, expected in getattr(self, part)._problems():
                 yield f"{part}.{name}", value, expected

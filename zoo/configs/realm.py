@@ -75,23 +75,9 @@ class RealmConfig(PretrainedConfig):
     bos_token_id: TokenId = 0
     eos_token_id: TokenIds = 2
 
-    def _problems(self) -> Iterator[tuple[str, Any, str]]:
-        broken = list(super()._problems())
-        yield from broken
-        if broken:
-            return  # the checks below take single values for granted
-        if self.hidden_size % self.num_attention_heads:
-            yield (
-                "hidden_size",
-                self.hidden_size,
-                f"a multiple of num_attention_heads ({self.num_attention_heads})",
-            )
-        if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
-            yield (
-                "pad_token_id",
-                self.pad_token_id,
-                f"None or an id below vocab_size ({self.vocab_size})",
-            )
+    def _conflicts(self) -> Iterator[tuple[str, Any, str]]:
+        yield from self._undivided("hidden_size", "num_attention_heads")
+        yield from self._unknown_padding(self.vocab_size)
         for name in ("is_decoder", "add_cross_attention"):
             if getattr(self, name):
                 yield (name, True, "False: REALM has encoders only")

@@ -173,11 +173,7 @@ class ReformerConfig(PretrainedConfig):
             config_dict = {k: v for k, v in config_dict.items() if k != "num_hidden_layers"}
         return super().from_dict(config_dict, return_unused_kwargs, **overrides)
 
-    def _problems(self) -> Iterator[tuple[str, Any, str]]:
-        broken = list(super()._problems())
-        yield from broken
-        if broken:
-            return  # the checks below take single values for granted
+    def _conflicts(self) -> Iterator[tuple[str, Any, str]]:
         depth = len(self.attn_layers)
         if self.num_hidden_layers != depth:
             yield (
@@ -185,12 +181,7 @@ class ReformerConfig(PretrainedConfig):
                 self.num_hidden_layers,
                 f"{depth}, the length of attn_layers, which decides the depth",
             )
-        if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
-            yield (
-                "pad_token_id",
-                self.pad_token_id,
-                f"None or an id below vocab_size ({self.vocab_size})",
-            )
+        yield from self._unknown_padding(self.vocab_size)
         if self.axial_pos_embds:
             yield from self._axial_problems()
 

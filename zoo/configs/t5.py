@@ -126,11 +126,7 @@ class T5Config(PretrainedConfig):
             config_dict = {name: x for name, x in config_dict.items() if name not in derived}
         return super().from_dict(config_dict, return_unused_kwargs, **overrides)
 
-    def _problems(self) -> Iterator[tuple[str, Any, str]]:
-        broken = list(super()._problems())
-        yield from broken
-        if broken:
-            return  # the checks below take single values for granted
+    def _conflicts(self) -> Iterator[tuple[str, Any, str]]:
         for name, value in zip(
             ("dense_act_fn", "is_gated_act"), _parts(self.feed_forward_proj), strict=True
         ):
@@ -152,12 +148,7 @@ class T5Config(PretrainedConfig):
                 distance,
                 f"more than half of relative_attention_num_buckets ({buckets // 2})",
             )
-        if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
-            yield (
-                "pad_token_id",
-                self.pad_token_id,
-                f"None or an id below vocab_size ({self.vocab_size})",
-            )
+        yield from self._unknown_padding(self.vocab_size)
 
 
 def _parts(feed_forward: str) -> tuple[str, bool]:
