@@ -132,6 +132,7 @@ class Chunks(NamedTuple):
         of_round: `(windows,)`; which round a window is of.
         at_edge: `(windows,)` bool; which windows wrap around or see another round.
         rounds: how many there are.
+        repeats: whether a window may have a query's own key twice.
         pattern: which keys a query sees.
     """
 
@@ -142,6 +143,7 @@ class Chunks(NamedTuple):
     of_round: Tensor
     at_edge: Tensor
     rounds: int
+    repeats: bool
     pattern: Pattern
 
     @classmethod
@@ -177,6 +179,8 @@ class Chunks(NamedTuple):
             index.clamp(max=number - 1) // (length // chunk),
             (inside < before) | (inside >= length // chunk - after),
             number * chunk // length,
+            # Of another round, or where windows are wider than the text.
+            number * chunk > length or length // chunk <= max(before, after),
             pattern,
         )
 
@@ -269,7 +273,7 @@ def _scores(query: Tensor, key: Tensor, chunks: Chunks, tile: Tile) -> tuple[Ten
     scores.add_(hidden, alpha=-OWN)
     # The same for each query's own key, so that rounds in which it sees no other weigh the same.
     scores.diagonal(pattern.before * pattern.chunk, 1, 2).fill_(-OWN)
-    if chunks.rounds > 1:  # windows that see another round may have it twice
+    if chunks.repeats:
         edge = chunks.at_edge[tile.start : tile.end].nonzero()[:, 0]
         scores[edge] = scores[edge].masked_fill_(hidden[edge] == 1.0, -OWN)
     return scores, live
@@ -445,7 +449,7 @@ class _ChunkedAttention(torch.autograd.Function):
             ds = torch.bmm(du, v).float()
             ds = ds if kept is None else ds.mul_(kept)
             ds = ds.sub_(_gather(means, tile.own).unflatten(0, (-1, chunk))).mul_(weights)
-            if live is None and chunks.rounds > 1:
+            if live is None and chunks.repeats:
                 live = sums[part, :, :1] > -OWN / 2
             ds = (ds if live is None else ds.mul_(live)).to(q.dtype)
             found = torch.bmm(ds, chunks.windows(around)).float()
