@@ -513,7 +513,7 @@ class TFRagForGeneration(TFRagPreTrainedModel):
             batch_size: questions at a time.
             options: of `generate`, such as `num_beams` and `max_new_tokens`.
         Returns:
-            For each question up to `n_best` answers, best first.
+            For each question up to `n_best` answers, in the order in which `generate` ranks them.
         Raises:
             ValueError: there is no retriever, or an argument is impossible.
         """
