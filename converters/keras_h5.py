@@ -52,6 +52,8 @@ def tensorflow_name(key: str, shape: tuple[int, ...], norms: set[str]) -> str:
         leaf = {"weight": "gamma", "bias": "beta"}.get(leaf, leaf)
     elif leaf == "weight" and len(shape) == 2 and layer not in _PLAIN_WEIGHTS:
         leaf = "embeddings" if layer.endswith("_embeddings") else "kernel"
+    if not parent:  # such as BART's final_logits_bias
+        return f"{leaf}:0"
     path = re.sub(r"/(\d+)(?=/|$)", r"_._\1", parent.replace(".", "/"))
     first, slash, rest = path.partition("/")
     return f"{_LAYERS.get(first, first)}{slash}{rest}/{leaf}:0"

@@ -908,6 +908,7 @@ class GenerationMixin(Generator):
         criteria = StoppingCriteriaList(stopping_criteria or [])
         run = Run(config, prompt, beams, hooks, shaping, criteria, streamer, generator)
         decoder = self._step_function(prompt, beams, run.steps, encoded, flags)
+        run.may_shrink &= getattr(decoder, "may_shrink", True)
         if streamer is not None:
             streamer.put(prompt.given.cpu())
         if beam_search_:

@@ -65,7 +65,7 @@ def classification_loss(logits: Tensor, labels: Tensor, config: Any) -> Tensor:
 
     Args:
         logits: `(batch, labels)`.
-        labels: `(batch,)`, or `(batch, labels)` for several targets.
+        labels: `(batch,)`, or `(batch, labels)` for several targets; a scalar for one example.
     """
     problem = config.problem_type
     if problem is None:
@@ -76,7 +76,7 @@ def classification_loss(logits: Tensor, labels: Tensor, config: Any) -> Tensor:
             else "multi_label_classification"
         )  # fmt: skip
     if problem == "single_label_classification":
-        return cross_entropy(logits, labels)
+        return cross_entropy(logits, labels.reshape(-1) if labels.dim() == 0 else labels)
     if config.num_labels == 1:
         logits, labels = logits.reshape(-1), labels.reshape(-1)
     if labels.shape != logits.shape:

@@ -353,7 +353,9 @@ def attention_weights(
     for tile in chunks.tiles():
         q = _gather(queries, tile.own).unflatten(0, (-1, pattern.chunk))
         k = chunks.windows(_gather(keys, tile.rows), transposed=True)
-        found.append(_scores(q, k, chunks, tile)[0].softmax(-1))
+        scores = _scores(q, k, chunks, tile)[0]
+        # Rounded as above, so that these are what the context is made with.
+        found.append(scores.sub_(scores.logsumexp(-1, keepdim=True)).exp_())
     batch, _, heads, _ = query.shape
     weights = torch.cat(found)[chunks.valid]
     return weights.unflatten(0, (batch, heads, -1)).to(query.dtype)

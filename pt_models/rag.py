@@ -152,6 +152,12 @@ class RagPreTrainedModel(PreTrainedModel):
         own = getattr(self.config, name)
         return getattr(self.config.generator, name) if own is None else own
 
+    def _padding(self) -> int:
+        """The token that pads answers and what the generator reads."""
+        pad = self._token("pad_token_id")
+        checks.needed("a token, here or in config.generator", **{"config.pad_token_id": pad})
+        return pad
+
 
 class Found(NamedTuple):
     """Passages of a batch of questions, D of each.
@@ -218,6 +224,7 @@ class RagModel(RagPreTrainedModel):
         n_docs: int | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> Found:
         """Looks passages up with the retriever.
 
@@ -225,11 +232,14 @@ class RagModel(RagPreTrainedModel):
             input_ids, attention_mask: `(batch, sequence)`, of the questions.
             n_docs: how many passages for each; by default the configuration's.
             output_attentions, output_hidden_states: of the question encoder.
+            token_type_ids: `(batch, sequence)`, of the questions, for an encoder that has them.
         """
         n_docs = self.config.n_docs if n_docs is None else n_docs
+        kinds = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         question = self.question_encoder(
             input_ids,
             attention_mask,
+            **kinds,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             return_dict=True,
@@ -282,6 +292,7 @@ class RagModel(RagPreTrainedModel):
         output_retrieved: bool | None = None,
         n_docs: int | None = None,
         return_dict: bool | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> RetrievAugLMOutput | tuple[Any, ...]:
         """
         Args:
@@ -298,20 +309,30 @@ class RagModel(RagPreTrainedModel):
             use_cache, output_attentions, output_hidden_states, output_retrieved, return_dict: what
                 to return; by default as the config says.
             n_docs: D, how many passages for each question; by default the configuration's.
+            token_type_ids: `(batch, sequence)`, of the questions, for an encoder that has them.
         """
         config = self.config
         n_docs = config.n_docs if n_docs is None else n_docs
         output_retrieved = default(output_retrieved, config.output_retrieved)
+        output_attentions = default(output_attentions, config.output_attentions)
+        output_hidden_states = default(output_hidden_states, config.output_hidden_states)
         given = (context_input_ids, context_attention_mask, doc_scores)
         retrieves = encoder_outputs is None and any(x is None for x in given)
         if retrieves and self.retriever is not None:
             checks.needed("questions to find passages for", input_ids=_shape(input_ids))
             found = self.find(
-                input_ids, attention_mask, n_docs, output_attentions, output_hidden_states
-            )
+                input_ids, attention_mask, n_docs, output_attentions, output_hidden_states,
+                token_type_ids,
+            )  # fmt: skip
         else:
             found = _given(doc_scores, context_input_ids, context_attention_mask, encoder_outputs)
-        checks.passages(n_docs, found.doc_scores.shape, _shape(found.context_input_ids))
+        checks.passages(
+            n_docs,
+            found.doc_scores.shape,
+            _shape(found.context_input_ids),
+            _shape(found.context_attention_mask),
+            _shape(decoder_input_ids),
+        )
         decoder_input_ids, decoder_attention_mask = (
             None if x is None else x.repeat_interleave(n_docs, dim=0)
             for x in (decoder_input_ids, decoder_attention_mask)
@@ -387,8 +408,10 @@ class RagForGeneration(RagPreTrainedModel):
         """What the decoder reads, and whether it returns a cache."""
         if labels is None:
             return decoder_input_ids, use_cache
-        if decoder_input_ids is None:
-            decoder_input_ids = labels.masked_fill(labels == IGNORED, self._token("pad_token_id"))
+        if decoder_input_ids is not None:
+            checks.assert_shape("labels", labels.shape, decoder_input_ids.shape)
+        else:
+            decoder_input_ids = labels.masked_fill(labels == IGNORED, self._padding())
         return decoder_input_ids, False
 
     def _targets(self, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -396,7 +419,7 @@ class RagForGeneration(RagPreTrainedModel):
 
         Labels are what the decoder reads, so it predicts those that follow.
         """
-        pad = self._token("pad_token_id")
+        pad = self._padding()
         following = functional.pad(labels[:, 1:], (0, 1), value=pad)
         counts = (following != pad) & (following != IGNORED)
         return following.masked_fill(~counts, 0), counts
@@ -415,17 +438,23 @@ class RagForGeneration(RagPreTrainedModel):
         context_attention_mask: Tensor | None,
         doc_scores: Tensor | None,
         n_docs: int,
+        token_type_ids: Tensor | None = None,
     ) -> Found:
         """The passages to generate from, looked up where they are not given."""
         if context_input_ids is None and self.retriever is not None:
             checks.needed("questions to find passages for", input_ids=_shape(input_ids))
-            found = self.rag.find(input_ids, attention_mask, n_docs)
+            found = self.rag.find(input_ids, attention_mask, n_docs, token_type_ids=token_type_ids)
         else:
             if context_attention_mask is None and context_input_ids is not None:
-                pad = self._token("pad_token_id")
+                pad = self._padding()
                 context_attention_mask = (context_input_ids != pad).long()
             found = _given(doc_scores, context_input_ids, context_attention_mask, None)
-        checks.passages(n_docs, found.doc_scores.shape, _shape(found.context_input_ids))
+        checks.passages(
+            n_docs,
+            found.doc_scores.shape,
+            _shape(found.context_input_ids),
+            _shape(found.context_attention_mask),
+        )
         return found
 
     def answer(
@@ -622,7 +651,7 @@ class RagSequenceForGeneration(RagForGeneration):
         """
         passages = doc_scores.float().log_softmax(-1)
         # As published the passage's probability comes in with the second token.
-        enters = counts[:, 1:2].float()
+        enters = functional.pad(counts, (0, 1))[:, 1:2].float()
         bos = self._token("bos_token_id")
         scored = counts
         if exclude_bos_score and bos is not None:
@@ -656,6 +685,7 @@ class RagSequenceForGeneration(RagForGeneration):
         labels: Tensor | None = None,
         n_docs: int | None = None,
         return_dict: bool | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> RetrievAugLMMarginOutput | tuple[Any, ...]:
         """As `RagModel`, and:
 
@@ -671,6 +701,7 @@ class RagSequenceForGeneration(RagForGeneration):
             input_ids, attention_mask, encoder_outputs, decoder_input_ids, decoder_attention_mask,
             past_key_values, doc_scores, context_input_ids, context_attention_mask, use_cache,
             output_attentions, output_hidden_states, output_retrieved, n_docs, return_dict=True,
+            token_type_ids=token_type_ids,
         )  # fmt: skip
         loss = None
         if labels is not None:
@@ -697,6 +728,7 @@ class RagSequenceForGeneration(RagForGeneration):
         num_return_sequences: int | None = None,
         num_beams: int | None = None,
         n_docs: int | None = None,
+        token_type_ids: Tensor | None = None,
         **model_kwargs: Any,
     ) -> Tensor:
         """Answers questions by thorough decoding (section 2.5).
@@ -713,6 +745,7 @@ class RagSequenceForGeneration(RagForGeneration):
             num_return_sequences: answers to each question; by default the configuration's.
             num_beams: of the search with each passage; by default the configuration's.
             n_docs: D, how many passages for each question; by default the configuration's.
+            token_type_ids: `(batch, sequence)`, of the questions, for an encoder that has them.
             model_kwargs: further arguments of the generator's `generate`.
         Returns:
             `(batch * num_return_sequences, length)`, best first, padded at the end.
@@ -727,8 +760,9 @@ class RagSequenceForGeneration(RagForGeneration):
         )  # fmt: skip
         beams = config.num_beams if num_beams is None else num_beams
         found = self._find(
-            input_ids, attention_mask, context_input_ids, context_attention_mask, doc_scores, n_docs
-        )
+            input_ids, attention_mask, context_input_ids, context_attention_mask, doc_scores,
+            n_docs, token_type_ids,
+        )  # fmt: skip
         read = model_kwargs.pop("encoder_outputs", None)
         found = found.unpadded() if read is None else found
         generator, contexts = self.generator, found.context_input_ids
@@ -984,6 +1018,7 @@ class RagTokenForGeneration(GenerationMixin, RagForGeneration):
         labels: Tensor | None = None,
         n_docs: int | None = None,
         return_dict: bool | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> RetrievAugLMMarginOutput | tuple[Any, ...]:
         """As `RagModel`, and:
 
@@ -1000,6 +1035,7 @@ class RagTokenForGeneration(GenerationMixin, RagForGeneration):
             input_ids, attention_mask, encoder_outputs, decoder_input_ids, decoder_attention_mask,
             past_key_values, doc_scores, context_input_ids, context_attention_mask, use_cache,
             output_attentions, output_hidden_states, output_retrieved, n_docs, return_dict=True,
+            token_type_ids=token_type_ids,
         )  # fmt: skip
         loss = None
         if labels is not None:
@@ -1027,6 +1063,7 @@ class RagTokenForGeneration(GenerationMixin, RagForGeneration):
         prefix_allowed_tokens_fn: Callable[[int, Tensor], Any] | None = None,
         logits_processor: Any = None,
         stopping_criteria: Any = None,
+        token_type_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """Answers questions; the next token's probability is summed over passages in every step.
@@ -1037,6 +1074,7 @@ class RagTokenForGeneration(GenerationMixin, RagForGeneration):
                 reads; without them passages are looked up.
             doc_scores: `(batch, D)`, with `context_input_ids`.
             n_docs: D, how many passages for each question; by default the configuration's.
+            token_type_ids: `(batch, sequence)`, of the questions, for an encoder that has them.
             generation_config, prefix_allowed_tokens_fn, logits_processor, stopping_criteria,
                 kwargs: as `GenerationMixin.generate` takes them.
         Returns:
@@ -1046,7 +1084,7 @@ class RagTokenForGeneration(GenerationMixin, RagForGeneration):
         with torch.no_grad():
             found = self._find(
                 input_ids, attention_mask, context_input_ids, context_attention_mask, doc_scores,
-                n_docs,
+                n_docs, token_type_ids,
             )  # fmt: skip
         asked = ("output_attentions", "output_hidden_states")
         config = generation_config or self.generation_config

@@ -191,6 +191,7 @@ class ReformerEmbeddings(nn.Module):
         positions = AxialPositionEmbeddings if config.axial_pos_embds else PositionEmbeddings
         self.position_embeddings = positions(config)
         self.longest = config.longest_sequence
+        self.pad_token_id = config.pad_token_id or 0
         self.dropout_rate = config.hidden_dropout_prob
 
     def forward(
@@ -209,6 +210,14 @@ class ReformerEmbeddings(nn.Module):
             position_ids = torch.arange(past, past + words.shape[1], device=words.device)[None]
         positions = self.position_embeddings(position_ids, seeds[1])
         return dropout(words, self.dropout_rate, seeds[0]) + positions
+
+    def padded(self, x: Tensor, padding: int) -> Tensor:
+        """`(batch, sequence, hidden)` and padding behind it, as the published classes embed it."""
+        batch, length, _ = x.shape
+        ids = torch.full((1, padding), self.pad_token_id, device=x.device)
+        places = torch.arange(length, length + padding, device=x.device)[None]
+        more = self(ids, places.clamp(max=self.longest - 1), None, 0, [None, None])
+        return torch.cat([x, more.to(x.dtype).expand(batch, -1, -1)], 1)
 
 
 @dataclass
@@ -397,11 +406,10 @@ class LSHSelfAttention(SelfAttention):
         return buckets + count * rounds[:, None]
 
     def found_hashing(self, buckets: Tensor) -> Hashing:
-        """How buckets were made that come without saying so."""
+        """How buckets were made, by themselves: as published, padding shows in the highest."""
         hashes = buckets.shape[2]
         hashing = self.hashing(buckets, hashes, padded=False)
-        rounds = torch.arange(hashes, device=buckets.device)[:, None]
-        padded = bool((buckets - hashing.buckets * rounds >= hashing.buckets).any())
+        padded = int(buckets.max()) >= hashing.buckets * hashes
         return hashing._replace(buckets=hashing.buckets + padded)
 
     def memory(self, states: Tensor, buckets: Tensor | None) -> Memory:
@@ -424,6 +432,8 @@ class LSHSelfAttention(SelfAttention):
             keys = memory.key.transpose(1, 2)
             hashing = self.hashing(keys, num_hashes, padded=False)
             buckets = self.buckets(keys, hashing)
+        elif mask is None and self.config.hash_seed is not None:
+            hashing = self.found_hashing(buckets)
         if mask is not None:
             buckets = buckets.masked_fill(~mask[:, None, None], NO_BUCKET)
         return memory.sorted(buckets), hashing
@@ -832,7 +842,7 @@ class ReformerModel(ReformerPreTrainedModel):
         if padding:
             if mask is None:
                 mask = torch.ones(batch, length, dtype=torch.bool, device=embeddings.device)
-            embeddings = functional.pad(embeddings, (0, 0, 0, padding))
+            embeddings = self.embeddings.padded(embeddings, padding)
             mask = functional.pad(mask, (0, padding))
         replays = use_cache and learns
         wanted = {
@@ -917,13 +927,13 @@ class ReformerModel(ReformerPreTrainedModel):
             attentions, caches, layer_head_masks(head_mask, len(caches)), strict=True
         ):
             memory, hashing = cache.memory, cache.hashing
-            if cache[0] is not None and hashing is None:
+            published = self.config.hash_seed is not None
+            if cache[0] is not None and (hashing is None or published):
                 hashing = attention.found_hashing(cache[0])
             if memory is None:
                 memory = attention.memory(cache[1], cache[0])
             memories.append(memory.grown(past + 1))
             hashings.append(hashing)
-            published = self.config.hash_seed is not None
             calls.append(StepCall(place, False, mask, heads, output_attentions, published))
         hidden, memories, states = self.encoder.advance(hidden, memories, hashings, calls)
         caches = [
@@ -1024,6 +1034,9 @@ class ReformerDecoder:
             ids = prompt.ids.gather(1, self.order)
         self.ids, self.mask, self.place = ids, mask, place
         self.shortest, self.longest = int(place.min()), int(place.max())
+        # Whether LSH attention in all rows looks at the first row's states: then it has to stay.
+        self.as_published = model.config.hash_seed is not None and mask is None
+        self.may_shrink = not self.as_published
         self.memories: list[Memory] = []
         self.hashings: list[Hashing | None] = []
         self.first: list[LayerCache] = []
@@ -1088,8 +1101,9 @@ class ReformerDecoder:
             self.model = packed(self.model, self.model, batch * beams, PACKED_BYTES)
         reformer, place = self.model.reformer, self.place + self.made
         masks = layer_head_masks(self.encoded.get("head_mask"), len(self.memories))
-        published = self.model.config.hash_seed is not None and self.mask is None
-        calls = [StepCall(place, self.plain, None, mask, False, published) for mask in masks]
+        calls = [
+            StepCall(place, self.plain, None, mask, False, self.as_published) for mask in masks
+        ]
         hidden = reformer.embeddings(tokens.reshape(-1, 1), place[:, None], None, 0, [None, None])
         hidden, self.memories, states = reformer.encoder.advance(
             hidden, self.memories, self.hashings, calls

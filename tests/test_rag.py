@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import sys
 from functools import cache
 from pathlib import Path
@@ -194,6 +195,8 @@ def test_two_tokenizers(folder: Path, tmp_path: Path) -> None:
     )
     assert [len(short[name][0]) for name in ("input_ids", "labels")] == [4, 3]
     assert "labels" not in tokenizer.prepare_seq2seq_batch([question], max_length=9)
+    one = tokenizer.prepare_seq2seq_batch(question, answer, max_length=20, return_tensors="np")
+    assert one["input_ids"].tolist() == [of_question] and one["labels"].tolist() == [of_answer]
     files = tokenizer.save_pretrained(tmp_path)
     assert all(Path(file).is_file() for file in files)
     again = RagTokenizer.from_pretrained(tmp_path, use_fast=False)
@@ -306,6 +309,26 @@ def test_errors_of_the_retriever(folder: Path) -> None:
         made.retrieve(np.zeros(DIMENSION), 2)
     with pytest.raises(ValueError, match="n_docs: received 0"):
         made.retrieve(np.zeros((1, DIMENSION)), 0)
+    with pytest.raises(ValueError, match="question_input_ids: expected 2 rows, one for each of"):
+        made(np.full((3, 4), 5), np.zeros((2, DIMENSION)))
+    made = retriever(folder, ExactIndex(PASSAGES, np.repeat(vectors(), 2, 1)))
+    made.index.get_top_docs = lambda asked, n_docs: (  # type: ignore[method-assign]
+        np.zeros((len(asked), n_docs), int), made.index.vectors[np.zeros((len(asked), n_docs), int)]
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="holds vectors of 12 numbers, but those.*have 6"):
+        made.retrieve(np.zeros((1, DIMENSION)), 2)
+
+
+def test_the_published_call_opens_the_folders_own_index(folder: Path, tmp_path: Path) -> None:
+    """What says which data set to download does not keep a checkpoint's own passages away."""
+    published = {"index_name": "exact", "use_dummy_dataset": True}
+    place = write_dataset(tmp_path / "wiki")
+    assert_finds(RagRetriever.from_pretrained(folder, dataset=str(place), **published))
+    shutil.copytree(folder, tmp_path / "system")
+    (tmp_path / "wiki.documents").rename(tmp_path / "system" / "index")
+    assert_finds(RagRetriever.from_pretrained(tmp_path / "system", **published))
+    with pytest.raises(ValueError, match="there is no folder nowhere"):
+        RagRetriever.from_pretrained(tmp_path / "system", passages_path="nowhere", **published)
 
 
 def write_dataset(place: Path, with_vectors: bool = True, order: Any = None) -> Path:
@@ -538,6 +561,17 @@ def test_fields_and_tuples(framework: Framework) -> None:
 
 
 @both
+def test_the_whole_configuration_decides(framework: Framework) -> None:
+    model, inputs = build(framework, HEADS[1], output_hidden_states=True), given()
+    assert len(framework.call(model, inputs, n_docs=DOCS).generator_dec_hidden_states) == 3
+    bare = framework.call(model, inputs, n_docs=DOCS, output_hidden_states=False)
+    assert "generator_dec_hidden_states" not in bare
+    model.config.generator.pad_token_id = None
+    with pytest.raises(ValueError, match="config.pad_token_id: expected a token, here or in"):
+        framework.call(model, inputs, n_docs=DOCS)
+
+
+@both
 def test_a_cache_changes_nothing(framework: Framework) -> None:
     model, inputs = shared(framework, HEADS[1]), given()
     ids = np.maximum(inputs.pop("labels"), 1)
@@ -561,6 +595,12 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "mask": ({"context_attention_mask": None}, "context_attention_mask: expected it, or"),
     "shape": ({"doc_scores": (BATCH, DOCS + 1)}, r"doc_scores: expected shape \(any, 2\)"),
     "rows": ({"context_input_ids": (5, LENGTH)}, r"context_input_ids: expected shape \(6, any\)"),
+    "short": (
+        {"context_attention_mask": (6, LENGTH - 1)},
+        r"context_attention_mask: expected shape \(6, 9\), got \(6, 8\)",
+    ),
+    "answers": ({"labels": (4, 5)}, r"decoder_input_ids \(the labels\): expected shape \(3, any\)"),
+    "two": ({"decoder_input_ids": (3, 5)}, r"labels: expected shape \(3, 5\), got \(3, 6\)"),
 }
 
 
@@ -573,9 +613,23 @@ def test_wrong_inputs_are_named(framework: Framework, wrong: str) -> None:
         if shape is None:
             del inputs[name]
         else:
-            inputs[name] = np.ones(shape, inputs[name].dtype)
+            inputs[name] = np.ones(shape, inputs.get(name, inputs["labels"]).dtype)
     with pytest.raises(ValueError, match=message):
         framework.call(shared(framework, HEADS[0]), inputs, n_docs=DOCS)
+    if wrong == "short":  # nothing is cut off in silence
+        del inputs["labels"]
+        with pytest.raises(ValueError, match=message):
+            generate(framework, shared(framework, HEADS[0]), inputs, n_docs=DOCS, max_length=4)
+
+
+@both
+@every_head
+def test_an_answer_of_one_token_is_one_of_padding(framework: Framework, name: str) -> None:
+    model, inputs = shared(framework, name), given()
+    inputs["labels"][:, 1:] = 1
+    padded = framework.outputs(model, inputs, n_docs=DOCS)["loss"]
+    inputs["labels"] = inputs["labels"][:, :1]
+    np.testing.assert_allclose(framework.outputs(model, inputs, n_docs=DOCS)["loss"], padded, 1e-6)
 
 
 @both
@@ -846,6 +900,11 @@ def test_questions_alone(framework: Framework, name: str, checkpoints: Any) -> N
     again = framework.outputs(model, direct | {"labels": inputs["labels"]})
     np.testing.assert_allclose(again["loss"], got["loss"], 1e-5)
     asked = questions(framework, checkpoints[name], labels=False)
+    # All that a tokenizer gives can be passed on, and reaches the question encoder.
+    kinds = {"token_type_ids": np.ones_like(inputs["input_ids"])}
+    other = framework.outputs(model, inputs | kinds)["question_encoder_last_hidden_state"]
+    assert np.abs(other - encoder).max() > 1e-3
+    asked["token_type_ids"] = np.zeros_like(asked["input_ids"])
     options = {"num_beams": 2, "max_length": 7}
     one = generate(framework, model, asked, **options)
     np.testing.assert_array_equal(one, generate(framework, model, direct, **options))

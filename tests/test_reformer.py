@@ -296,6 +296,17 @@ def test_vectors_close_to_each_other_share_buckets() -> None:
     assert (order.diff(dim=-1)[same] > 0).all()
 
 
+def test_hashing_with_one_head() -> None:
+    """TensorFlow's product that repeats one matrix for a batch is wrong with several threads."""
+    from tf_models.lsh_attention import hash_vectors
+
+    vectors_, rotations = vectors(0, 3, 64, 1, 16), vectors(1, 1, 16, 2, 4)
+    rotated = np.einsum("blhd,hdrn->bhrln", vectors_, rotations)
+    expected = np.concatenate([rotated, -rotated], -1).argmax(-1)
+    found = hash_vectors(KERAS.tensor(vectors_), KERAS.tensor(rotations), 8)
+    np.testing.assert_array_equal(found.numpy(), expected)
+
+
 @both
 def test_causal_outputs_ignore_the_future(framework: Framework) -> None:
     """No gradient comes from what is behind, through hashes, wrapped chunks and rounds."""
@@ -316,6 +327,51 @@ def test_causal_outputs_ignore_the_future(framework: Framework) -> None:
             gradient = tape.gradient(total, x).numpy()
         seen = np.abs(gradient[0]).max(-1)
         assert not seen[position + 1 :].any() and seen[position] > 0
+
+
+@both
+def test_one_label_of_one_text(framework: Framework) -> None:
+    """As the published usage example gives it."""
+    model = build(framework, "ReformerForSequenceClassification")
+    one, two = (
+        framework.outputs(model, {"input_ids": IDS[:1, :8], "labels": np.array(labels)})["loss"]
+        for labels in (1, [1])
+    )
+    assert one == two
+
+
+@both
+def test_evaluation_pads_as_one_would(framework: Framework) -> None:
+    """Also what nobody is to look at: padding's attention, and rows that see no key."""
+    model = build(framework, "ReformerModel", is_decoder=True, pad_token_id=7)
+    mask = (np.arange(16) < 13) & (np.arange(16) > 5)
+    mask = np.stack([mask, np.arange(16) < 13]).astype(np.int64)
+    ids = np.where(np.arange(16) < 13, IDS[:, :16], 7)
+    wanted = {"output_attentions": True, "use_cache": False}
+    whole = framework.outputs(model, {"input_ids": ids, "attention_mask": mask}, **wanted)
+    given = {"input_ids": ids[:, :13], "attention_mask": mask[:, :13]}
+    found = framework.outputs(model, given, **wanted)
+    whole["last_hidden_state"] = whole["last_hidden_state"][:, :13]
+    assert_close(found, whole, 1e-5)
+
+
+def test_windows_that_see_a_chunk_twice() -> None:
+    """In one round, of a text shorter than they are; and rows without a key in a short text."""
+    fields = {"attn_layers": ["lsh", "local"], "lsh_num_chunks_before": 2, "num_hashes": 1}
+    inputs = {"input_ids": IDS[:, :16], "labels": IDS[:, :16]}
+    pt, tf = (
+        build(f, "ReformerModelWithLMHead", axial_pos_shape=[2, 8], **fields, **DECODER)
+        for f in (TORCH, KERAS)
+    )
+    outputs = [f.outputs(model, inputs) for f, model in ((TORCH, pt), (KERAS, tf))]
+    assert_close(*outputs, 1e-4)
+    (_, ours), (_, theirs) = TORCH.gradients(pt, inputs), KERAS.gradients(tf, inputs)
+    for name in ours:
+        scale = np.abs(ours[name]).max()
+        np.testing.assert_allclose(ours[name], theirs[name], 1e-3, 1e-4 * scale + 1e-6)
+    short = {"input_ids": IDS[:, :3], "attention_mask": np.array([[0, 0, 1], [1, 1, 1]])}
+    outputs = [f.outputs(model, short) for f, model in ((TORCH, pt), (KERAS, tf))]
+    assert_close(*outputs, 1e-4)
 
 
 @both
@@ -744,6 +800,38 @@ def test_caches_without_what_was_computed(framework: Framework) -> None:
         framework.call(model, {"input_ids": IDS[:1, :2]}, past_buckets_states=one)
     with pytest.raises(ValueError, match="expected 3 pairs of buckets and states, got 2 of 2"):
         framework.call(model, {"input_ids": IDS[:1, :1]}, past_buckets_states=one[:2])
+
+
+@both
+def test_numbering_of_buckets_behind_padding(framework: Framework) -> None:
+    """As published: padding is taken for none unless a bucket shows it."""
+    model = build(framework, "ReformerModelWithLMHead", num_buckets=[4, 4], **DECODER)
+    _, caches = stepwise(framework, model, IDS[1:, :10], 10, False)
+    shown = flat(caches)
+    assert shown["1.0"].max() == 2 * 17 - 2
+    assert shown["2.0"].max() < 2 * 16
+    kept, one = stepwise(framework, model, IDS[1:, :15], 10, False)
+    stripped, other = stepwise(framework, model, IDS[1:, :15], 10, True)
+    np.testing.assert_allclose(kept, stripped, 1e-4, 1e-5)
+    assert_close(flat(other), flat(one), 1e-5)
+
+
+def test_a_first_row_that_has_ended() -> None:
+    """With a `hash_seed` the other rows look at its states."""
+    pt, tf = (build(f, "ReformerModelWithLMHead", **DECODER) for f in (TORCH, KERAS))
+    ids = np.random.default_rng(2).integers(3, VOCAB, (2, 16))
+    options = {"max_new_tokens": 16, "num_hashes": 1, "pad_token_id": 0, "eos_token_id": 24}
+    found = pt.generate(TORCH.tensor(ids), **options).numpy()
+    assert (found[0, 18:] == 0).all()
+    assert 24 not in found[1, 16:-1]
+    np.testing.assert_array_equal(tf.generate(KERAS.tensor(ids), **options), found)
+    # A graph chooses the number of buckets by its first prompt, too.
+    pt, tf = (
+        build(f, "ReformerModelWithLMHead", num_buckets=None, **DECODER) for f in (TORCH, KERAS)
+    )
+    found = pt.generate(TORCH.tensor(ids), max_new_tokens=4).numpy()
+    np.testing.assert_array_equal(tf.generate(KERAS.tensor(ids), max_new_tokens=4), found)
+    assert tf.config.num_buckets == pt.config.num_buckets == 4
 
 
 @both

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from cases import (
@@ -35,7 +36,10 @@ from cases import (
 )
 from frameworks import KERAS, TORCH, Framework, flat
 
+from converters.keras_h5 import tensorflow_name
 from zoo import ModelOutput
+from zoo.checkpoint import Checkpoint, CheckpointError
+from zoo.legacy_formats import published_key
 
 both = pytest.mark.parametrize("framework", [TORCH, KERAS], ids=["pt", "tf"])
 every_case = pytest.mark.parametrize("case", SEQ2SEQ_CASES, ids=names(SEQ2SEQ_CASES))
@@ -515,3 +519,64 @@ def test_half_precision() -> None:
     expected = KERAS.outputs(shared(KERAS, "t5-lm"), inputs)["logits"]
     assert got.dtype == np.float16
     assert np.abs(got - expected).max() < 0.05 * np.abs(expected).max()
+
+
+# Layer, name and published key of weights in the tf_model.h5 of the published TF classes.
+PUBLISHED = {
+    "t5": [
+        ("shared", "shared/shared/embeddings:0", "shared.weight"),
+        ("encoder", "shared/shared/embeddings:0", "shared.weight"),
+        (
+            "encoder",
+            "tft5/encoder/block_._0/layer_._0/SelfAttention/q/kernel:0",
+            "encoder.block.0.layer.0.SelfAttention.q.weight",
+        ),
+        ("encoder", "tft5/encoder/final_layer_norm/weight:0", "encoder.final_layer_norm.weight"),
+    ],
+    "bart": [
+        ("model", "model.shared/model.shared/embeddings:0", "model.shared.weight"),
+        (
+            "model",
+            "tf_bart_1/model/encoder/layers.0/fc1/kernel:0",
+            "model.encoder.layers.0.fc1.weight",
+        ),
+        ("final_logits_bias", "final_logits_bias:0", "final_logits_bias"),
+    ],
+    "rag": [
+        (
+            "rag",
+            "tf_1/rag/generator/model.shared/embeddings:0",
+            "rag.generator.model.shared.weight",
+        ),
+        ("rag", "final_logits_bias:0", "rag.generator.final_logits_bias"),
+    ],
+}
+
+
+@pytest.mark.parametrize("family", PUBLISHED)
+def test_files_of_the_published_tf_classes(family: str, tmp_path: Path) -> None:
+    arrays = {
+        name: np.full((2, 3), number) for number, (_, name, _) in enumerate(PUBLISHED[family])
+    }
+    with h5py.File(tmp_path / "tf_model.h5", "w") as file:
+        layers: dict[str, list[str]] = {}
+        for layer, name, _ in PUBLISHED[family]:
+            file.create_dataset(f"{layer}/{name}", data=arrays[name])
+            layers.setdefault(layer, []).append(name)
+        file.attrs["layer_names"] = list(layers)
+        for layer, names in layers.items():
+            file[layer].attrs["weight_names"] = names
+    checkpoint = Checkpoint.open(tmp_path)
+    assert set(checkpoint) == {key for _, _, key in PUBLISHED[family]}
+    for _, name, key in PUBLISHED[family]:
+        expected = arrays[name].T if name.endswith("/kernel:0") else arrays[name]
+        np.testing.assert_array_equal(checkpoint.array(key), expected)
+    if family == "t5":  # one table in two layers, and not two tables
+        with h5py.File(tmp_path / "tf_model.h5", "r+") as file:
+            file["encoder/shared/shared/embeddings:0"][0, 0] = 9
+        with pytest.raises(CheckpointError, match="holds two weights for 'shared.weight'"):
+            Checkpoint.open(tmp_path)
+    # The safetensors file of a TF class leaves the model's name out.
+    short = "model.shared/model.shared/embeddings:0"
+    assert published_key(short, drop_model=False) == "model.shared.weight"
+    assert tensorflow_name("final_logits_bias", (1, 3), set()) == "final_logits_bias:0"

@@ -69,7 +69,7 @@ def classification_loss(logits: Any, labels: Any, config: Any) -> Any:
 
     Args:
         logits: `(batch, labels)`.
-        labels: `(batch,)`, or `(batch, labels)` for several targets.
+        labels: `(batch,)`, or `(batch, labels)` for several targets; a scalar for one example.
     """
     labels = ops.convert_to_tensor(labels)
     problem = config.problem_type
@@ -81,7 +81,7 @@ def classification_loss(logits: Any, labels: Any, config: Any) -> Any:
             else "multi_label_classification"
         )  # fmt: skip
     if problem == "single_label_classification":
-        return cross_entropy(logits, labels)
+        return cross_entropy(logits, labels[None] if labels.shape.rank == 0 else labels)
     if config.num_labels == 1:
         logits, labels = ops.reshape(logits, (-1,)), ops.reshape(labels, (-1,))
     if not labels.shape.is_compatible_with(logits.shape):

@@ -73,9 +73,12 @@ def hash_vectors(vectors: Any, rotations: Any, num_buckets: int | list[int]) -> 
     """
     factors = [num_buckets] if isinstance(num_buckets, int) else list(num_buckets)
     heads, head_dim, hashes, directions = rotations.shape
+    batch, length, _, _ = dims(vectors)
     flat = tf.reshape(rotations, (heads, head_dim, hashes * directions))
-    rotated = tf.matmul(tf.transpose(vectors, (0, 2, 1, 3)), flat)
-    rotated = tf.reshape(rotated, (*dims(rotated)[:3], hashes, directions))
+    # Differs: a product that repeats the rotations for each of the batch would do, but with one
+    # head TensorFlow 2.20's writes outside of its result where oneDNN has several threads.
+    vectors = tf.reshape(tf.transpose(vectors, (2, 0, 1, 3)), (heads, batch * length, head_dim))
+    rotated = tf.reshape(tf.matmul(vectors, flat), (heads, batch, length, hashes, directions))
     buckets, count = None, 1
     for factor, share in zip(
         factors, tf.split(rotated, [factor // 2 for factor in factors], axis=-1), strict=True
@@ -86,7 +89,7 @@ def hash_vectors(vectors: Any, rotations: Any, num_buckets: int | list[int]) -> 
         nearest = tf.where(highest >= -lowest, first, second + factor // 2)
         buckets = nearest if buckets is None else buckets + count * nearest
         count *= factor
-    return tf.transpose(buckets, (0, 1, 3, 2))
+    return tf.transpose(buckets, (1, 0, 3, 2))
 
 
 def normalised(vectors: Any) -> Any:
@@ -241,6 +244,12 @@ class Chunks(NamedTuple):
         ]
         return parts[0] if len(parts) == 1 else tf.add_n(parts)
 
+    def repeats(self) -> bool:
+        """Whether a window may have a query's own key twice, of another round or of this one."""
+        number = dims(self.windows)[2]
+        few = max(self.pattern.before, self.pattern.after)
+        return self.rounds > 1 or not isinstance(number, int) or number <= few
+
     def hidden(self) -> Any | None:
         """How much is taken off scores, `(batch or 1, heads or 1, chunks, chunk, width)`.
 
@@ -338,7 +347,7 @@ def chunked_attention(
         mask: `(batch, sequence)` bool; which keys may be seen.
         rate, seed: of dropout of the probabilities.
         exact: whether sums are not rounded as published, a bool or a scalar. Differs: PyTorch
-            never puts a text of one chunk here, for which nothing is rounded.
+            knows every length, and cuts a text of one chunk to windows of one chunk.
     Returns:
         `(batch, sequence, heads, head_dim)`.
     """
@@ -428,7 +437,7 @@ def _attend_gradients(
         v = chunks.gather(value, chunks.windows)
         ds = drop(tf.cast(tf.matmul(du, v, transpose_b=True), tf.float32))
     ds = (ds - means) * weights
-    if hidden is not None and (chunks.mask is not None or chunks.rounds > 1):
+    if hidden is not None and (chunks.mask is not None or chunks.repeats()):
         ds = tf.where(hidden, 0.0, ds)
     ds = tf.cast(ds, q.dtype)
     dq = chunks.scatter(tf.matmul(ds, k))
@@ -459,7 +468,10 @@ def attention_weights(
     """
     chunks = Chunks.of(query, pattern, memo.order, memo.rounds, mask)
     q, k = chunks.gather(query, chunks.place), chunks.gather(key, chunks.windows)
-    return tf.stop_gradient(tf.cast(tf.nn.softmax(_scores(q, k, chunks)[0]), query.dtype))
+    scores = _scores(q, k, chunks)[0]
+    # Rounded as above, so that these are what the context is made with.
+    weights = tf.exp(scores - tf.reduce_logsumexp(scores, -1, keepdims=True))
+    return tf.stop_gradient(tf.cast(weights, query.dtype))
 
 
 # One position after another.

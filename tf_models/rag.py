@@ -154,6 +154,12 @@ class TFRagPreTrainedModel(TFPreTrainedModel):
         own = getattr(self.config, name)
         return getattr(self.config.generator, name) if own is None else own
 
+    def _padding(self) -> int:
+        """The token that pads answers and what the generator reads."""
+        pad = self._token("pad_token_id")
+        checks.needed("a token, here or in config.generator", **{"config.pad_token_id": pad})
+        return pad
+
 
 class Found(NamedTuple):
     """Passages of a batch of questions, D of each.
@@ -235,6 +241,7 @@ class TFRagModel(TFRagPreTrainedModel):
         n_docs: int | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        token_type_ids: Any | None = None,
         training: bool | None = None,
     ) -> Found:
         """Looks passages up with the retriever; in a graph it is called in Python.
@@ -243,11 +250,14 @@ class TFRagModel(TFRagPreTrainedModel):
             input_ids, attention_mask: `(batch, sequence)`, of the questions.
             n_docs: how many passages for each; by default the configuration's.
             output_attentions, output_hidden_states: of the question encoder.
+            token_type_ids: `(batch, sequence)`, of the questions, for an encoder that has them.
         """
         n_docs = self.config.n_docs if n_docs is None else n_docs
+        kinds = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         question = self.question_encoder(
             input_ids,
             attention_mask,
+            **kinds,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             return_dict=True,
@@ -328,6 +338,7 @@ class TFRagModel(TFRagPreTrainedModel):
         output_retrieved: bool | None = None,
         n_docs: int | None = None,
         return_dict: bool | None = None,
+        token_type_ids: Any | None = None,
         training: bool | None = None,
     ) -> RetrievAugLMOutput | tuple[Any, ...]:
         """
@@ -345,20 +356,30 @@ class TFRagModel(TFRagPreTrainedModel):
             use_cache, output_attentions, output_hidden_states, output_retrieved, return_dict: what
                 to return; by default as the config says.
             n_docs: D, how many passages for each question; by default the configuration's.
+            token_type_ids: `(batch, sequence)`, of the questions, for an encoder that has them.
         """
         config = self.config
         n_docs = config.n_docs if n_docs is None else n_docs
         output_retrieved = default(output_retrieved, config.output_retrieved)
+        output_attentions = default(output_attentions, config.output_attentions)
+        output_hidden_states = default(output_hidden_states, config.output_hidden_states)
         given = (context_input_ids, context_attention_mask, doc_scores)
         retrieves = encoder_outputs is None and any(x is None for x in given)
         if retrieves and self.retriever is not None:
             checks.needed("questions to find passages for", input_ids=_shape(input_ids))
             found = self.find(
-                input_ids, attention_mask, n_docs, output_attentions, output_hidden_states, training
-            )
+                input_ids, attention_mask, n_docs, output_attentions, output_hidden_states,
+                token_type_ids, training,
+            )  # fmt: skip
         else:
             found = _given(doc_scores, context_input_ids, context_attention_mask, encoder_outputs)
-        checks.passages(n_docs, found.doc_scores.shape, _shape(found.context_input_ids))
+        checks.passages(
+            n_docs,
+            found.doc_scores.shape,
+            _shape(found.context_input_ids),
+            _shape(found.context_attention_mask),
+            _shape(decoder_input_ids),
+        )
         decoder_input_ids, decoder_attention_mask = (
             None if x is None else ops.repeat(x, n_docs, axis=0)
             for x in (decoder_input_ids, decoder_attention_mask)
@@ -453,9 +474,11 @@ class TFRagForGeneration(TFRagPreTrainedModel):
         """What the decoder reads, and whether it returns a cache."""
         if labels is None:
             return decoder_input_ids, use_cache
-        if decoder_input_ids is None:
+        if decoder_input_ids is not None:
+            checks.assert_shape("labels", labels.shape, decoder_input_ids.shape)
+        else:
             ignored = ops.equal(labels, IGNORED)
-            decoder_input_ids = ops.where(ignored, self._token("pad_token_id"), labels)
+            decoder_input_ids = ops.where(ignored, self._padding(), labels)
         return decoder_input_ids, False
 
     def _targets(self, labels: Any) -> tuple[Any, Any]:
@@ -463,7 +486,7 @@ class TFRagForGeneration(TFRagPreTrainedModel):
 
         Labels are what the decoder reads, so it predicts those that follow.
         """
-        pad = self._token("pad_token_id")
+        pad = self._padding()
         labels = tf.cast(labels, tf.int32)
         following = tf.pad(labels[:, 1:], [[0, 0], [0, 1]], constant_values=pad)
         counts = (following != pad) & (following != IGNORED)
@@ -483,17 +506,23 @@ class TFRagForGeneration(TFRagPreTrainedModel):
         context_attention_mask: Any | None,
         doc_scores: Any | None,
         n_docs: int,
+        token_type_ids: Any | None = None,
     ) -> Found:
         """The passages to generate from, looked up where they are not given."""
         if context_input_ids is None and self.retriever is not None:
             checks.needed("questions to find passages for", input_ids=_shape(input_ids))
-            found = self.rag.find(input_ids, attention_mask, n_docs)
+            found = self.rag.find(input_ids, attention_mask, n_docs, token_type_ids=token_type_ids)
         else:
             if context_attention_mask is None and context_input_ids is not None:
-                is_text = ops.not_equal(context_input_ids, self._token("pad_token_id"))
+                is_text = ops.not_equal(context_input_ids, self._padding())
                 context_attention_mask = ops.cast(is_text, "int32")
             found = _given(doc_scores, context_input_ids, context_attention_mask, None)
-        checks.passages(n_docs, found.doc_scores.shape, _shape(found.context_input_ids))
+        checks.passages(
+            n_docs,
+            found.doc_scores.shape,
+            _shape(found.context_input_ids),
+            _shape(found.context_attention_mask),
+        )
         return found
 
     def answer(
@@ -687,7 +716,7 @@ class TFRagSequenceForGeneration(TFRagForGeneration):
         """
         passages = tf.nn.log_softmax(tf.cast(doc_scores, tf.float32))
         # As published the passage's probability comes in with the second token.
-        enters = tf.cast(counts[:, 1:2], tf.float32)
+        enters = tf.cast(tf.pad(counts, [[0, 0], [0, 1]])[:, 1:2], tf.float32)
         bos = self._token("bos_token_id")
         scored = counts
         if exclude_bos_score is not False and bos is not None:
@@ -722,6 +751,7 @@ class TFRagSequenceForGeneration(TFRagForGeneration):
         labels: Any | None = None,
         n_docs: int | None = None,
         return_dict: bool | None = None,
+        token_type_ids: Any | None = None,
         training: bool | None = None,
     ) -> RetrievAugLMMarginOutput | tuple[Any, ...]:
         """As `TFRagModel`, and:
@@ -738,7 +768,7 @@ class TFRagSequenceForGeneration(TFRagForGeneration):
             input_ids, attention_mask, encoder_outputs, decoder_input_ids, decoder_attention_mask,
             past_key_values, doc_scores, context_input_ids, context_attention_mask, use_cache,
             output_attentions, output_hidden_states, output_retrieved, n_docs, return_dict=True,
-            training=training,
+            token_type_ids=token_type_ids, training=training,
         )  # fmt: skip
         loss = None
         if labels is not None:
@@ -764,6 +794,7 @@ class TFRagSequenceForGeneration(TFRagForGeneration):
         num_return_sequences: int | None = None,
         num_beams: int | None = None,
         n_docs: int | None = None,
+        token_type_ids: Any | None = None,
         **model_kwargs: Any,
     ) -> Any:
         """Answers questions by thorough decoding (section 2.5).
@@ -780,6 +811,7 @@ class TFRagSequenceForGeneration(TFRagForGeneration):
             num_return_sequences: answers to each question; by default the configuration's.
             num_beams: of the search with each passage; by default the configuration's.
             n_docs: D, how many passages for each question; by default the configuration's.
+            token_type_ids: `(batch, sequence)`, of the questions, for an encoder that has them.
             model_kwargs: further arguments of the generator's `generate`.
         Returns:
             `(batch * num_return_sequences, length)`, best first, padded at the end.
@@ -794,8 +826,9 @@ class TFRagSequenceForGeneration(TFRagForGeneration):
         )  # fmt: skip
         beams = config.num_beams if num_beams is None else num_beams
         found = self._find(
-            input_ids, attention_mask, context_input_ids, context_attention_mask, doc_scores, n_docs
-        )
+            input_ids, attention_mask, context_input_ids, context_attention_mask, doc_scores,
+            n_docs, token_type_ids,
+        )  # fmt: skip
         read = model_kwargs.pop("encoder_outputs", None)
         found = found.unpadded() if read is None else found
         generator, contexts = self.generator, found.context_input_ids
@@ -1112,6 +1145,7 @@ class TFRagTokenForGeneration(TFGenerationMixin, TFRagForGeneration):
         labels: Any | None = None,
         n_docs: int | None = None,
         return_dict: bool | None = None,
+        token_type_ids: Any | None = None,
         training: bool | None = None,
     ) -> RetrievAugLMMarginOutput | tuple[Any, ...]:
         """As `TFRagModel`, and:
@@ -1129,7 +1163,7 @@ class TFRagTokenForGeneration(TFGenerationMixin, TFRagForGeneration):
             input_ids, attention_mask, encoder_outputs, decoder_input_ids, decoder_attention_mask,
             past_key_values, doc_scores, context_input_ids, context_attention_mask, use_cache,
             output_attentions, output_hidden_states, output_retrieved, n_docs, return_dict=True,
-            training=training,
+            token_type_ids=token_type_ids, training=training,
         )  # fmt: skip
         loss = None
         if labels is not None:
@@ -1157,6 +1191,7 @@ class TFRagTokenForGeneration(TFGenerationMixin, TFRagForGeneration):
         prefix_allowed_tokens_fn: Callable[[int, Any], Any] | None = None,
         logits_processor: Any = None,
         stopping_criteria: Any = None,
+        token_type_ids: Any | None = None,
         **kwargs: Any,
     ) -> Any:
         """Answers questions; the next token's probability is summed over passages in every step.
@@ -1167,6 +1202,7 @@ class TFRagTokenForGeneration(TFGenerationMixin, TFRagForGeneration):
                 reads; without them passages are looked up.
             doc_scores: `(batch, D)`, with `context_input_ids`.
             n_docs: D, how many passages for each question; by default the configuration's.
+            token_type_ids: `(batch, sequence)`, of the questions, for an encoder that has them.
             generation_config, prefix_allowed_tokens_fn, logits_processor, stopping_criteria,
                 kwargs: as `TFGenerationMixin.generate` takes them.
         Returns:
@@ -1174,8 +1210,9 @@ class TFRagTokenForGeneration(TFGenerationMixin, TFRagForGeneration):
         """
         n_docs = self.config.n_docs if n_docs is None else n_docs
         found = self._find(
-            input_ids, attention_mask, context_input_ids, context_attention_mask, doc_scores, n_docs
-        )
+            input_ids, attention_mask, context_input_ids, context_attention_mask, doc_scores,
+            n_docs, token_type_ids,
+        )  # fmt: skip
         asked = ("output_attentions", "output_hidden_states")
         config = generation_config or self.generation_config
         if "encoder_outputs" not in kwargs and not any(

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from zoo import checks
 from zoo.configs import ReformerConfig
+from zoo.generation import GenerationConfig
 from zoo.outputs import (
     MaskedLMOutput,
     QuestionAnsweringModelOutput,
@@ -105,6 +106,12 @@ class LayerCache(tuple):
 Cache = LayerCache | tuple[Any, Any]
 
 
+def choose_buckets(config: ReformerConfig, length: int) -> None:
+    """Writes the number of buckets that suits a length into a configuration without one."""
+    config.num_buckets = config.buckets_for(max(length, config.lsh_attn_chunk_length))
+    logger.warning("config.num_buckets is None: set to %s", config.num_buckets)
+
+
 class TFAxialPositionEmbeddings(Block):
     """A position's vector is that of its row joined with that of its column, and so on.
 
@@ -170,6 +177,7 @@ class TFReformerEmbeddings(Block):
         positions = TFAxialPositionEmbeddings if config.axial_pos_embds else TFPositionEmbeddings
         self.position_embeddings = positions(config, dtype=dtype)
         self.longest = config.longest_sequence
+        self.pad_token_id = config.pad_token_id or 0
         self.dropout_rate = config.hidden_dropout_prob
 
     def call(
@@ -188,6 +196,14 @@ class TFReformerEmbeddings(Block):
             position_ids = (tf.range(dims(words)[1]) + past)[None]
         positions = self.position_embeddings(position_ids, seed=seeds[1])
         return dropout(words, self.dropout_rate, seeds[0]) + positions
+
+    def padded(self, x: Any, padding: Any) -> Any:
+        """`(batch, sequence, hidden)` and padding behind it, as the published classes embed it."""
+        batch, length, hidden = dims(x)
+        ids = tf.fill((1, padding), self.pad_token_id)
+        places = tf.minimum(tf.range(length, length + padding), self.longest - 1)[None]
+        more = self(ids, places, None, past=0, seeds=[None, None])
+        return tf.concat([x, tf.broadcast_to(more, (batch, padding, hidden))], 1)
 
 
 @dataclass
@@ -286,10 +302,13 @@ class TFSelfAttention(Block):
             weights = attention_weights(query, key, pattern, memo, call.mask)
             weights = weights if call.head_mask is None else weights * call.head_mask[:, None]
             call.found["attentions"] = weights[:, :, 0] if whole else weights
+        exact = False
+        if length is None:  # it may be one chunk, which windows then see several times
+            exact = call.length <= self.config.shortest_chunk
+            exact |= dims(query)[1] <= self.pattern.chunk
         context = chunked_attention(
-            query, key, value, pattern, memo, call.mask, self.dropout_rate, call.seeds[0],
-            exact=call.length <= self.pattern.chunk,
-        )  # fmt: skip
+            query, key, value, pattern, memo, call.mask, self.dropout_rate, call.seeds[0], exact
+        )
         if call.head_mask is not None:
             context = context * tf.cast(call.head_mask[:, :, 0], context.dtype)
         return tf.reshape(context, (*dims(context)[:2], self.heads * self.head_dim))
@@ -316,7 +335,9 @@ class TFSelfAttention(Block):
     def _is_own(self, places: Any, call: StepCall) -> Any:
         return places == tf.reshape(call.place, (-1, *[1] * (len(places.shape) - 1)))
 
-    def prepared(self, cache: LayerCache, mask: Any | None) -> tuple[Memory, Hashing | None]:
+    def prepared(
+        self, cache: LayerCache, num_hashes: int, mask: Any | None
+    ) -> tuple[Memory, Hashing | None]:
         """What a prompt's cache leaves for generation; see LSH attention."""
         return self.memory(cache[1], None), None
 
@@ -370,8 +391,7 @@ class TFLSHSelfAttention(TFSelfAttention):
                     "config.num_buckets is None, and the length to choose it by is not known in "
                     "this graph: set it, or call the model with a text first"
                 )
-            config.num_buckets = config.buckets_for(max(length, self.pattern.chunk))
-            logger.warning("config.num_buckets is None: set to %s", config.num_buckets)
+            choose_buckets(config, length)
         directions, buckets = int(np.sum(config.num_buckets)), int(np.prod(config.num_buckets))
         shape = (self.heads, self.head_dim, num_hashes, directions // 2)
         if config.hash_seed is None:
@@ -394,11 +414,10 @@ class TFLSHSelfAttention(TFSelfAttention):
         return buckets + count * tf.range(rotations.shape[2])[:, None]
 
     def found_hashing(self, buckets: Any) -> Hashing:
-        """How buckets were made that come without saying so."""
+        """How buckets were made, by themselves: as published, padding shows in the highest."""
         hashes = buckets.shape[2]
         rotations, count = self.hashing(None, hashes, False)
-        rounds = tf.range(hashes)[:, None]
-        padded = tf.reduce_any(tf.cast(buckets, tf.int32) - count * rounds >= count)
+        padded = tf.reduce_max(tf.cast(buckets, tf.int32)) >= count * hashes
         return Hashing(rotations, count + tf.cast(padded, tf.int32))
 
     def memory(self, states: Any, buckets: Any | None) -> Memory:
@@ -407,7 +426,9 @@ class TFLSHSelfAttention(TFSelfAttention):
         memory = Memory(key, tf.transpose(self._split(self.value(states)), (0, 2, 1, 3)))
         return memory if buckets is None else memory.sorted(tf.cast(buckets, tf.int32))
 
-    def prepared(self, cache: LayerCache, mask: Any | None) -> tuple[Memory, Hashing | None]:
+    def prepared(
+        self, cache: LayerCache, num_hashes: int, mask: Any | None
+    ) -> tuple[Memory, Hashing | None]:
         """What a prompt's cache leaves for generation: its buckets from the start, if need be new.
 
         Args:
@@ -417,8 +438,12 @@ class TFLSHSelfAttention(TFSelfAttention):
         buckets, hashing = cache[0], cache.hashing
         if buckets is None:
             keys = tf.transpose(memory.key, (0, 2, 1, 3))
-            hashing = self.hashing(keys.shape[1], self.config.num_hashes, False)
+            hashing = self.hashing(keys.shape[1], num_hashes, False)
             buckets = self.buckets(keys, hashing)
+        elif self.config.hash_seed is not None:
+            found = self.found_hashing(buckets)
+            whole = True if mask is None else tf.reduce_all(mask)
+            hashing = Hashing(found.rotations, tf.where(whole, found.buckets, hashing.buckets))
         if mask is not None:
             buckets = tf.where(mask[:, None, None], buckets, NO_BUCKET)
         return memory.sorted(buckets), hashing
@@ -806,7 +831,7 @@ class TFReformerModel(TFReformerPreTrainedModel):
             padding = -length % config.chunk_multiple
         if not isinstance(padding, int) or padding:
             mask = tf.ones((batch, length), tf.bool) if mask is None else mask
-            embeddings = tf.pad(embeddings, [[0, 0], [0, padding], [0, 0]])
+            embeddings = self.embeddings.padded(embeddings, padding)
             mask = tf.pad(mask, [[0, 0], [0, padding]])
         padded = False if mask is None else ~tf.reduce_all(mask)
         wants = frozenset(
@@ -901,7 +926,7 @@ class TFReformerModel(TFReformerPreTrainedModel):
             attentions, caches, layer_head_masks(head_mask, len(caches)), strict=True
         ):
             memory, hashing = cache.memory, cache.hashing
-            if cache[0] is not None and hashing is None:
+            if cache[0] is not None and (hashing is None or published):
                 hashing = attention.found_hashing(cache[0])
             if memory is None:
                 memory = attention.memory(cache[1], cache[0])
@@ -1000,6 +1025,8 @@ class TFReformerDecoder:
             )
         self.model, self.prompt, self.beams, self.flags = model, prompt, beams, flags
         self.encoded = dict(encoded)
+        if "num_hashes" in self.encoded:  # as many tensors
+            self.encoded["num_hashes"] = len(self.encoded["num_hashes"])
         ids, mask = prompt.given, None
         batch, self.length = dims(ids)
         # The last token is not read again.
@@ -1034,8 +1061,9 @@ class TFReformerDecoder:
         )
         last = tf.gather(output.last_hidden_state, self.place[:, None] - 1, batch_dims=1)
         memories = []
+        num_hashes = self.encoded.get("num_hashes") or self.model.config.num_hashes
         for layer, cache in zip(reformer.encoder.layers, output.past_buckets_states, strict=True):
-            memory, hashing = layer.attention.self_attention.prepared(cache, mask)
+            memory, hashing = layer.attention.self_attention.prepared(cache, num_hashes, mask)
             memory = memory.grown(self.length + self.room)
             memories.append(Memory(*(None if x is None else tf.repeat(x, self.beams, axis=0)
                                      for x in memory)))  # fmt: skip
@@ -1111,7 +1139,25 @@ class TFReformerModelWithLMHead(TFGenerationMixin, TFReformerLMHeadModel):
         super().__init__(config, **kwargs)
 
     def _generation_inputs(self) -> tuple[str, ...]:
-        return ("attention_mask", "head_mask")
+        return ("attention_mask", "head_mask", "num_hashes")
+
+    def _prompted(
+        self, config: GenerationConfig, given: dict[str, Any]
+    ) -> tuple[dict[str, Any], Any]:
+        """Differs: PyTorch learns all lengths as it goes, a graph is made for what is fixed here.
+
+        The number of hashes becomes as many tensors, of which there is another graph each.
+        """
+        given, ids = super()._prompted(config, given)
+        if "num_hashes" in given:
+            count = tf.get_static_value(given["num_hashes"])
+            if count is None:
+                raise ValueError("generate: num_hashes: expected an integer, got a tensor")
+            given["num_hashes"] = (tf.zeros(()),) * int(count)
+        fields, length = self.config, ids.shape[1]
+        if fields.num_buckets is None and "lsh" in fields.attn_layers and length is not None:
+            choose_buckets(fields, length + fields.padding_for(length))
+        return given, ids
 
     def _max_positions(self) -> int:
         return self.config.longest_sequence

@@ -87,15 +87,24 @@ def rag_parts(question_encoder: Any | None, generator: Any | None) -> None:
         )
 
 
-def passages(n_docs: int, doc_scores: Shape, context_input_ids: Shape | None) -> None:
+def passages(
+    n_docs: int,
+    doc_scores: Shape,
+    context_input_ids: Shape | None,
+    context_attention_mask: Shape | None,
+    decoder_input_ids: Shape | None = None,
+) -> None:
     """Checks that there are `n_docs` scores and contexts for each question."""
     if n_docs <= 0:
         raise ValueError(f"n_docs: received {n_docs}, expected a number above 0")
     assert_shape("doc_scores", doc_scores, (None, n_docs))
+    batch, length = doc_scores[0], None
+    rows = None if batch is None else batch * n_docs
     if context_input_ids is not None:
-        batch = doc_scores[0]
-        rows = None if batch is None else batch * n_docs
         assert_shape("context_input_ids", context_input_ids, (rows, None))
+        length = context_input_ids[1]
+    assert_shape("context_attention_mask", context_attention_mask, (rows, length))
+    assert_shape("decoder_input_ids (the labels)", decoder_input_ids, (batch, None))
 
 
 def tokenized_passages(found: Mapping[str, Any]) -> None:

@@ -96,7 +96,11 @@ FAMILIES: dict[str, Family] = {
         slow_tokenizer="DPRQuestionEncoderTokenizer",
         fast_tokenizer="DPRQuestionEncoderTokenizerFast",
         prefix="",
-        models={"Model": "DPRQuestionEncoder"},
+        models={
+            "Model": "DPRQuestionEncoder",
+            "ContextEncoder": "DPRContextEncoder",
+            "Reader": "DPRReader",
+        },
     ),
     "bart": Family(
         module="bart",
@@ -112,7 +116,11 @@ FAMILIES: dict[str, Family] = {
         slow_tokenizer="T5Tokenizer",
         fast_tokenizer="T5TokenizerFast",
         prefix="",
-        models={"Model": "T5Model", "ForSeq2SeqLM": "T5ForConditionalGeneration"},
+        models={
+            "Model": "T5Model",
+            "ForSeq2SeqLM": "T5ForConditionalGeneration",
+            "EncoderModel": "T5EncoderModel",
+        },
     ),
     "rag": Family(
         module="rag",

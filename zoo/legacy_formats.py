@@ -509,6 +509,7 @@ _LEAVES = {"kernel": "weight", "embeddings": "weight", "gamma": "weight", "beta"
 
 
 _PARTS_OF_AN_ENCODER = ("embeddings", "encoder", "pooler")
+_BIAS = "final_logits_bias"
 
 
 def published_key(name: str, drop_model: bool = True) -> str:
@@ -519,9 +520,13 @@ def published_key(name: str, drop_model: bool = True) -> str:
         drop_model: the name begins with that of the model; shards leave it out.
     """
     name = re.sub(r"[^/]*___([^/]*)", r"\1", name.removesuffix(":0")).replace("_._", "/")
-    parts = name.split("/")[1 if drop_model else 0 :]
-    # In a composite the encoder's own name stands between; only there does "encoder" come first.
-    if parts[0] == "encoder" and len(parts) > 2 and parts[1] not in _PARTS_OF_AN_ENCODER:
+    parts = name.split("/")
+    # A weight of the model itself may stand alone; a shared table has its own name twice.
+    if len(parts) > 1 and (drop_model or parts[0] == parts[1] == "model.shared"):
+        del parts[0]
+    # In a composite the encoder's own name stands between. (T5's encoder comes first, too.)
+    own = {*_PARTS_OF_AN_ENCODER}
+    if parts[0] == "encoder" and own.isdisjoint(parts[1:2]) and not own.isdisjoint(parts[2:3]):
         del parts[1]
     parts[-1:] = [_LEAVES.get(leaf, leaf) for leaf in parts[-1:]]
     return ".".join(parts)
@@ -538,6 +543,7 @@ def _read_h5(path: Path) -> dict[str, _View]:
 
     file = _Map(path)
     views: dict[str, _View] = {}
+    layers: dict[str, str] = {}
     try:
         with h5py.File(path, "r") as content:
             for layer in _texts(content, "layer_names"):
@@ -546,17 +552,27 @@ def _read_h5(path: Path) -> dict[str, _View]:
                 whole = isinstance(item, h5py.Group)
                 for name in _texts(item, "weight_names") if whole else [layer]:
                     key = published_key(name, drop_model=whole)
-                    if key in views:
-                        raise CheckpointError(f"{path} holds two weights for {key!r}")
                     dataset = _hard(item, name, path) if whole else item
-                    views[key] = _dataset(file, dataset, name)
+                    view = _dataset(file, dataset, name)
+                    # T5's table of words is in each of the layers that use it.
+                    if key in views and (layers[key] == layer or not _same(views[key], view)):
+                        raise CheckpointError(f"{path} holds two weights for {key!r}")
+                    views[key], layers[key] = view, layer
     except CheckpointError:
         raise
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError) as error:
         raise CheckpointError(f"{path} is no readable tf_model.h5: {error}") from error
     if not views:
         raise CheckpointError(f"{path} lists no weights")
+    # TF names this one as if the generator of a RAG model were alone.
+    inside = {key.partition("generator.")[0] for key in views if "generator." in key}
+    if len(inside) == 1 and _BIAS in views:
+        views[f"{inside.pop()}generator.{_BIAS}"] = views.pop(_BIAS)
     return views
+
+
+def _same(one: _View, other: _View) -> bool:
+    return one.array.dtype == other.array.dtype and np.array_equal(one.array, other.array)
 
 
 def _texts(item: Any, name: str) -> list[str]:

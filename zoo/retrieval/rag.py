@@ -161,8 +161,8 @@ class RagRetriever:
     ) -> Self:
         """Opens the retriever of a RAG checkpoint.
 
-        A folder of searchable documents in it, `index/`, is what passages are looked up in; else
-        what the configuration names.
+        A folder of searchable documents in it, `index/`, is what passages are looked up in, unless
+        `kwargs` name another place; else what the configuration names.
 
         Args:
             retriever_name_or_path: folder or repository.
@@ -177,13 +177,15 @@ class RagRetriever:
         init_retrieval = kwargs.pop("init_retrieval", True)
         config = kwargs.pop("config", None)
         own = Path(retriever_name_or_path) / OWN_INDEX
-        named = {"index_name", "passages_path", "index_path"} & set(kwargs)
-        if index is None and not named and (own / SETTINGS).is_file():
-            index = own
         if config is None:
             config = RagConfig.from_pretrained(retriever_name_or_path, **where, **kwargs)
         elif kwargs:
             config = RagConfig.from_dict(config.to_dict(), **kwargs)
+        named = {"passages_path", "index_path", "dataset"} & set(kwargs)
+        if "index_name" in kwargs and config.passages_path is not None:
+            named.add("index_name")
+        if index is None and not named and (own / SETTINGS).is_file():
+            index = own
         tokenizer = RagTokenizer.from_pretrained(retriever_name_or_path, config=config, **where)
         return cls(config, tokenizer.question_encoder, tokenizer.generator, index, init_retrieval)
 
@@ -251,6 +253,11 @@ class RagRetriever:
         ]
         ids = np.concatenate([np.asarray(ids) for ids, _ in parts])
         embeddings = np.concatenate([np.asarray(found, np.float32) for _, found in parts])
+        if embeddings.shape[-1] != vectors.shape[-1]:
+            raise ValueError(
+                f"the index holds vectors of {embeddings.shape[-1]} numbers, but those of the "
+                f"questions have {vectors.shape[-1]}"
+            )
         return embeddings, ids, self.index.get_doc_dicts(ids)
 
     @stage("tokenize")
@@ -323,6 +330,11 @@ class RagRetriever:
 
         n_docs = self.n_docs if n_docs is None else n_docs
         prefix = self.config.generator.prefix if prefix is None else prefix
+        if len(question_input_ids) != len(question_hidden_states):
+            raise ValueError(
+                f"question_input_ids: expected {len(question_hidden_states)} rows, one for each of "
+                f"question_hidden_states, got {len(question_input_ids)}"
+            )
         embeddings, ids, docs = self.retrieve(question_hidden_states, n_docs)
         questions = self.question_encoder_tokenizer.batch_decode(
             as_array(question_input_ids), skip_special_tokens=True
@@ -413,16 +425,16 @@ def _passages_path(config: RagConfig) -> Path:
         return place
     if config.index_name == "custom":
         raise ValueError("config.passages_path: None, expected a folder with index_name 'custom'")
+    place = Path(config.dataset or "")
+    for found in (place / (config.dataset_split or ""), place):
+        if config.dataset and found.is_dir():
+            return found
     for name in ("use_dummy_dataset", "dataset_revision"):
         if getattr(config, name):
             raise ValueError(
                 f"config.{name}: {getattr(config, name)!r} says what to download, and nothing is "
                 "downloaded here; name a folder of passages as passages_path"
             )
-    place = Path(config.dataset or "")
-    for found in (place / (config.dataset_split or ""), place):
-        if config.dataset and found.is_dir():
-            return found
     raise ValueError(
         f"config.passages_path: None, and there is no folder {config.dataset!r}: download the data "
         f"set of index_name {config.index_name!r} and name its folder, or use passages of your own "

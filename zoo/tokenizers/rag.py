@@ -125,8 +125,8 @@ class RagTokenizer:
 
     def prepare_seq2seq_batch(
         self,
-        src_texts: Sequence[str],
-        tgt_texts: Sequence[str] | None = None,
+        src_texts: str | Sequence[str],
+        tgt_texts: str | Sequence[str] | None = None,
         max_length: int | None = None,
         max_target_length: int | None = None,
         padding: Any = "longest",
@@ -137,18 +137,23 @@ class RagTokenizer:
         """Questions, and answers as `labels`.
 
         Args:
-            src_texts: questions.
-            tgt_texts: answers.
+            src_texts: questions, or one.
+            tgt_texts: answers, or one.
             max_length: the most tokens of a question; what the encoder takes by default.
             max_target_length: the most tokens of an answer; `max_length` by default.
             padding, return_tensors, truncation, kwargs: as in a call.
         """
         options = {"padding": padding, "return_tensors": return_tensors, "truncation": truncation}
         encoding = self.question_encoder(
-            list(src_texts), max_length=max_length, **options, **kwargs
+            _texts(src_texts), max_length=max_length, **options, **kwargs
         )
         if tgt_texts is not None:
             limit = max_length if max_target_length is None else max_target_length
-            target = self.generator(list(tgt_texts), max_length=limit, **options, **kwargs)
+            target = self.generator(_texts(tgt_texts), max_length=limit, **options, **kwargs)
             encoding["labels"] = target["input_ids"]
         return encoding
+
+
+def _texts(texts: str | Sequence[str]) -> str | list[str]:
+    """One text as it is, not as its letters."""
+    return texts if isinstance(texts, str) else list(texts)
