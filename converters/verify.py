@@ -155,9 +155,18 @@ def make_inputs(config: Any, head: str, seed: int) -> dict[str, np.ndarray]:
         Arrays by argument name; ids `(batch, sequence)`, or `(batch, choices, sequence)`.
     """
     draw = np.random.default_rng(seed)
-    if config.is_encoder_decoder:
-        inputs = _text(config.encoder, draw)
-        given = {f"decoder_{name}": value for name, value in _text(config.decoder, draw).items()}
+    if config.model_type == "rag":
+        count, generator = config.n_docs, config.generator
+        texts = [_text(generator, draw) for _ in range(count)]
+        inputs = {f"context_{name}": np.concatenate([x[name] for x in texts]) for name in texts[0]}
+        inputs["doc_scores"] = draw.normal(size=(3, count))
+        answers = _text(generator, draw)
+        ids, mask = answers["input_ids"], answers["attention_mask"]
+        inputs["decoder_input_ids"] = ids
+    elif config.is_encoder_decoder and not head.endswith("EncoderModel"):
+        encoder, decoder = (getattr(config, name, config) for name in ("encoder", "decoder"))
+        inputs = _text(encoder, draw)
+        given = {f"decoder_{name}": value for name, value in _text(decoder, draw).items()}
         ids, mask = given["decoder_input_ids"], given["decoder_attention_mask"]
         inputs |= given
     else:
@@ -168,7 +177,7 @@ def make_inputs(config: Any, head: str, seed: int) -> dict[str, np.ndarray]:
     if config.is_decoder and config.add_cross_attention:
         inputs["encoder_hidden_states"] = draw.normal(size=(3, 7, config.hidden_size))
         inputs["encoder_attention_mask"] = (np.arange(7) < [[7], [4], [1]]).astype(np.int64)
-    if head.endswith(("ForMaskedLM", "ForCausalLM", "Decoder", "EncoderDecoderModel")):
+    if head.endswith(_WRITERS):
         skipped = (mask == 0) | (draw.random(shape) < 0.5)
         skipped[0, :3] = False
         inputs["labels"] = np.where(skipped, -100, ids)
@@ -182,6 +191,8 @@ def make_inputs(config: Any, head: str, seed: int) -> dict[str, np.ndarray]:
     elif head.endswith("ForQuestionAnswering"):
         inputs["start_positions"] = draw.integers(0, lengths)
         inputs["end_positions"] = draw.integers(inputs["start_positions"], lengths)
+    elif head == "DPRReader":
+        del inputs["token_type_ids"]
     elif head == "RealmScorer":
         candidates = _text(config, draw, (4,))
         inputs |= {f"candidate_{name}": value for name, value in candidates.items()}
@@ -199,11 +210,17 @@ def make_inputs(config: Any, head: str, seed: int) -> dict[str, np.ndarray]:
     }
 
 
+# Classes that learn to write the tokens that they read.
+_WRITERS = ("ForMaskedLM", "ForCausalLM", "ModelWithLMHead", "Decoder", "EncoderDecoderModel",
+            "ForConditionalGeneration", "TokenForGeneration", "SequenceForGeneration")  # fmt: skip
+
+
 def _text(
     config: Any, draw: np.random.Generator, choices: tuple[int, ...] = ()
 ) -> dict[str, np.ndarray]:
     """Ids, mask and, where there are any, types of a padded batch."""
-    sequence = max(min(23, config.max_position_embeddings - 1 | 1), 1)
+    longest = getattr(config, "max_position_embeddings", 23)  # T5 has no last position
+    sequence = max(min(23, longest - 1 | 1), 1)
     shape = (3, *choices, sequence)
     lengths = draw.integers(1, sequence + 1, shape[:-1])
     lengths.flat[0] = sequence
@@ -242,12 +259,12 @@ _Results = dict[str, dict[str, np.ndarray]]
 def _run_torch(folder: Any, head: str | None, seed: int) -> _Results:
     import torch
 
-    model = load_model("pt_models", folder, head)
+    model = _with_rotations(load_model("pt_models", folder, head), seed)
     model.eval()
     outputs: dict[str, Any] = {}
     loss = torch.zeros(())
     for prefix, part in _parts(model).items():
-        arrays = make_inputs(model.config, type(part).__name__, seed)
+        arrays = make_inputs(part.config, type(part).__name__, seed)
         inputs = {name: torch.from_numpy(value) for name, value in arrays.items()}
         found = _flat(part(**inputs, **_options(part)))
         own = found.pop("loss", None)
@@ -257,7 +274,7 @@ def _run_torch(folder: Any, head: str | None, seed: int) -> _Results:
                 for name in _WITHOUT_LOSS
                 if name in found
             )
-        loss = loss + own
+        loss = loss + own.sum()  # RAG has one for each question
         outputs |= {prefix + name: value.detach() for name, value in found.items()}
     loss.backward()
     tied = model.tied_weights()
@@ -278,7 +295,7 @@ def _run_keras(folder: Any, head: str | None, seed: int) -> _Results:
 
     from tf_models.modeling import named_weights
 
-    model = load_model("tf_models", folder, head)
+    model = _with_rotations(load_model("tf_models", folder, head), seed)
     tied = model.tied_weights()
     weights = {
         name: weight
@@ -290,7 +307,7 @@ def _run_keras(folder: Any, head: str | None, seed: int) -> _Results:
     with tf.GradientTape() as tape:
         for prefix, part in _parts(model).items():
             head_of_part = type(part).__name__.removeprefix("TF")
-            arrays = make_inputs(model.config, head_of_part, seed)
+            arrays = make_inputs(part.config, head_of_part, seed)
             inputs = {name: tf.constant(value) for name, value in arrays.items()}
             found = _flat(part(**inputs, **_options(part), training=False))
             own = found.pop("loss", None)
@@ -300,7 +317,7 @@ def _run_keras(folder: Any, head: str | None, seed: int) -> _Results:
                     for name in _WITHOUT_LOSS
                     if name in found
                 )
-            loss = loss + own
+            loss = loss + tf.reduce_sum(own)
             outputs |= {prefix + name: value for name, value in found.items()}
     found = tape.gradient(loss, [weight.variable.value for weight in weights.values()])
     gradients = {}
@@ -316,14 +333,24 @@ def _run_keras(folder: Any, head: str | None, seed: int) -> _Results:
     }
 
 
-# What a loss is made of where a class has none, the first that there is.
-_WITHOUT_LOSS = ("last_hidden_state", "pooler_output", "projected_score", "relevance_score")
+# What a loss is made of where a class has none.
+_WITHOUT_LOSS = ("last_hidden_state", "pooler_output", "projected_score", "relevance_score",
+                 "start_logits", "end_logits", "relevance_logits", "logits")  # fmt: skip
+
+
+def _with_rotations(model: Any, seed: int) -> Any:
+    """A Reformer draws its rotations anew in every call; these have to be the same ones."""
+    if model.config.model_type == "reformer" and model.config.hash_seed is None:
+        model.config.hash_seed = seed
+    return model
 
 
 def _parts(model: Any) -> dict[str, Any]:
     """What is run: the model itself, or the parts of one that works on texts between them."""
     if type(model).__name__.endswith("RealmForOpenQA"):
         return {"embedder ": model.embedder, "reader ": model.reader}
+    if model.config.model_type == "rag":
+        return {"question encoder ": model.question_encoder, "": model}
     return {"": model}
 
 
@@ -333,7 +360,8 @@ def _options(model: Any) -> dict[str, bool]:
     options = {"return_dict": True}
     if not type(model).__name__.endswith("RealmScorer"):
         options |= {"output_hidden_states": True, "output_attentions": True}
-    if config.is_decoder or config.is_encoder_decoder:
+    is_encoder = type(model).__name__.endswith("EncoderModel")
+    if config.is_decoder or config.is_encoder_decoder and not is_encoder:
         options["use_cache"] = False
     return options
 
@@ -348,6 +376,8 @@ def _flat(output: Mapping[str, Any]) -> dict[str, Any]:
     layers = {"hidden_states": "layer", "attentions": "attention"}
     flat = {}
     for field, value in output.items():
+        if field.startswith("past_"):
+            continue
         if not isinstance(value, list | tuple):
             flat[field] = value
             continue
