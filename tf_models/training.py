@@ -151,10 +151,7 @@ class Trainer(keras.Model):
         """
         first = self.done
         sample = batches(first)
-        signature = {
-            name: tf.TensorSpec((array.shape[0], *(None,) * (array.ndim - 1)), _dtype(array))
-            for name, array in sample.items()
-        }
+        signature = {name: _spec(array.shape, _dtype(array)) for name, array in sample.items()}
 
         def generate() -> Any:
             for number in range(first, self.plan.steps):
@@ -188,12 +185,13 @@ class Trainer(keras.Model):
         self, strategy: Any, batches: Callable[[int], Batch], callbacks: Sequence[Any]
     ) -> None:
         """Differs: `fit` of Keras 3 does not know strategies of several workers."""
-        function = tf.function(
+        step = tf.function(
             lambda batch: strategy.run(self.train_step, (batch,)), reduce_retracing=True
         )
         call = keras.callbacks.CallbackList(list(callbacks), model=self)
         call.on_train_begin()
-        for number in range(self.done, self.plan.steps):
+        first = self.done
+        for number in range(first, self.plan.steps):
             call.on_train_batch_begin(number)
             batch = batches(number)
 
@@ -202,9 +200,16 @@ class Trainer(keras.Model):
                 return {name: tf.constant(_plain(array)) for name, array in own.items()}
 
             values = strategy.experimental_distribute_values_from_function(part)
+            parts = {n: strategy.experimental_local_results(x) for n, x in values.items()}
+            if all(len(own) == 1 for own in parts.values()):
+                # Plain tensors, for which the graph is made once and not for every length.
+                values = {name: own[0] for name, own in parts.items()}
+                if number == first:
+                    specs = {name: _spec(x.shape, x.dtype) for name, x in values.items()}
+                    step = step.get_concrete_function(specs)
             found = {
                 name: strategy.experimental_local_results(value)[0]
-                for name, value in function(values).items()
+                for name, value in step(values).items()
             }
             call.on_train_batch_end(number, found)
         call.on_train_end()
@@ -437,6 +442,11 @@ def _plain(array: np.ndarray) -> np.ndarray:
 
 def _dtype(array: np.ndarray) -> np.dtype:
     return _plain(array[:0]).dtype
+
+
+def _spec(shape: Any, dtype: Any) -> tf.TensorSpec:
+    """Of a batch: as many rows, of any lengths."""
+    return tf.TensorSpec((shape[0], *(None,) * (len(shape) - 1)), dtype)
 
 
 def worker_number() -> int:
