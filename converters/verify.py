@@ -163,7 +163,7 @@ def make_inputs(config: Any, head: str, seed: int) -> dict[str, np.ndarray]:
         answers = _text(generator, draw)
         ids, mask = answers["input_ids"], answers["attention_mask"]
         inputs["decoder_input_ids"] = ids
-    elif config.is_encoder_decoder and not head.endswith("EncoderModel"):
+    elif _has_both(config, head):
         encoder, decoder = (getattr(config, name, config) for name in ("encoder", "decoder"))
         inputs = _text(encoder, draw)
         given = {f"decoder_{name}": value for name, value in _text(decoder, draw).items()}
@@ -213,6 +213,11 @@ def make_inputs(config: Any, head: str, seed: int) -> dict[str, np.ndarray]:
 # Classes that learn to write the tokens that they read.
 _WRITERS = ("ForMaskedLM", "ForCausalLM", "ModelWithLMHead", "Decoder", "EncoderDecoderModel",
             "ForConditionalGeneration", "TokenForGeneration", "SequenceForGeneration")  # fmt: skip
+
+
+def _has_both(config: Any, head: str) -> bool:
+    """Whether a class has an encoder and a decoder; T5's encoder alone has the same config.json."""
+    return config.is_encoder_decoder and not head.endswith("EncoderModel")
 
 
 def _text(
@@ -360,8 +365,7 @@ def _options(model: Any) -> dict[str, bool]:
     options = {"return_dict": True}
     if not type(model).__name__.endswith("RealmScorer"):
         options |= {"output_hidden_states": True, "output_attentions": True}
-    is_encoder = type(model).__name__.endswith("EncoderModel")
-    if config.is_decoder or config.is_encoder_decoder and not is_encoder:
+    if config.is_decoder or _has_both(config, type(model).__name__):
         options["use_cache"] = False
     return options
 

@@ -49,7 +49,7 @@ from .lsh_attention import (
     normalised,
     sorted_order,
 )
-from .modeling import PreTrainedModel, assert_values, default, logger
+from .modeling import PreTrainedModel, assert_values, default
 from .reversible import Tape, run_plainly, run_reversible
 
 # Numbers that a feed-forward network widens to at a time on a CPU.
@@ -378,10 +378,7 @@ class LSHSelfAttention(SelfAttention):
             like: `(batch, sequence, heads, head_dim)`.
         """
         config = self.config
-        if config.num_buckets is None:
-            length = max(like.shape[1], self.pattern.chunk)
-            config.num_buckets = config.buckets_for(length)
-            logger.warning("config.num_buckets is None: set to %s", config.num_buckets)
+        config.choose_buckets(like.shape[1])
         directions, buckets = int(np.sum(config.num_buckets)), int(np.prod(config.num_buckets))
         shape = (self.heads, self.head_dim, num_hashes, directions // 2)
         if config.hash_seed is None:

@@ -58,7 +58,7 @@ from .lsh_attention import (
     normalised,
     sorted_order,
 )
-from .modeling import TFPreTrainedModel, assert_values, default, logger
+from .modeling import TFPreTrainedModel, assert_values, default
 from .reversible import run_reversible
 
 
@@ -104,12 +104,6 @@ class LayerCache(tuple):
 
 
 Cache = LayerCache | tuple[Any, Any]
-
-
-def choose_buckets(config: ReformerConfig, length: int) -> None:
-    """Writes the number of buckets that suits a length into a configuration without one."""
-    config.num_buckets = config.buckets_for(max(length, config.lsh_attn_chunk_length))
-    logger.warning("config.num_buckets is None: set to %s", config.num_buckets)
 
 
 class TFAxialPositionEmbeddings(Block):
@@ -391,7 +385,7 @@ class TFLSHSelfAttention(TFSelfAttention):
                     "config.num_buckets is None, and the length to choose it by is not known in "
                     "this graph: set it, or call the model with a text first"
                 )
-            choose_buckets(config, length)
+            config.choose_buckets(length)
         directions, buckets = int(np.sum(config.num_buckets)), int(np.prod(config.num_buckets))
         shape = (self.heads, self.head_dim, num_hashes, directions // 2)
         if config.hash_seed is None:
@@ -1155,8 +1149,8 @@ class TFReformerModelWithLMHead(TFGenerationMixin, TFReformerLMHeadModel):
                 raise ValueError("generate: num_hashes: expected an integer, got a tensor")
             given["num_hashes"] = (tf.zeros(()),) * int(count)
         fields, length = self.config, ids.shape[1]
-        if fields.num_buckets is None and "lsh" in fields.attn_layers and length is not None:
-            choose_buckets(fields, length + fields.padding_for(length))
+        if "lsh" in fields.attn_layers and length is not None:
+            fields.choose_buckets(length + fields.padding_for(length))
         return given, ids
 
     def _max_positions(self) -> int:

@@ -321,23 +321,14 @@ class PretrainedConfig(Fields):
             or not value == common[name][0] == self._fields[name][0]
         }
 
-    def to_json_string(self, use_diff: bool = True) -> str:
-        """The text of `config.json`.
-
-        Args:
-            use_diff: False writes every field, also those at their defaults.
-
-        Raises:
-            ValueError: a value that JSON cannot hold, such as an activation given as a function.
-        """
-        values = self.to_diff_dict() if use_diff else self.to_dict()
+    def _as_json(self, values: Mapping[str, Any]) -> str:
         for name, value in values.items():
             if callable(value):
                 raise ValueError(
                     f"{type(self).__name__}.{name}: {value!r} cannot be saved, a file holds the "
                     f"names only of {', '.join(ACTIVATIONS)}"
                 )
-        return self._as_json(values)
+        return super()._as_json(values)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
         """Writes `config.json`, all or nothing, and leaves the folder's other files alone.

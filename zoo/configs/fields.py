@@ -70,7 +70,7 @@ class Fields:
 
     @classmethod
     def _known_names(cls) -> set[str]:
-        """What a keyword may be called without being a field of one's own."""
+        """The names that a keyword may have."""
         return {*cls._fields}
 
     @classmethod

@@ -3,6 +3,7 @@
 Published weights: google/reformer-crime-and-punishment and google/reformer-enwik8.
 """
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar
@@ -20,6 +21,8 @@ from .rules import (
     TokenIds,
     is_integer,
 )
+
+logger = logging.getLogger("zoo")
 
 LAYER_TYPES = ("local", "lsh")
 
@@ -288,6 +291,12 @@ class ReformerConfig(PretrainedConfig):
                 f"{name}: config.is_decoder is True, expected False, as masked tokens are "
                 "predicted from both sides"
             )
+
+    def choose_buckets(self, length: int) -> None:
+        """Sets the number of buckets, where there is none, to what suits a length."""
+        if self.num_buckets is None:
+            self.num_buckets = self.buckets_for(max(length, self.lsh_attn_chunk_length))
+            logger.warning("config.num_buckets is None: set to %s", self.num_buckets)
 
     def buckets_for(self, length: int) -> int | list[int]:
         """The number of buckets that suits a length: two for each chunk, as a power of two.
